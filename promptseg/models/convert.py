@@ -65,7 +65,7 @@ def convert_sam_med3d(
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
         _replace_folder(partial, out_dir)
     except OSError as error:
-        raise OSError(f"cannot write {out_dir}: {error}; choose a folder you may write to, with enough space") from error
+        raise OSError(f"cannot write {out_dir}: {error}; choose a writable folder with enough space") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out_dir
@@ -81,7 +81,7 @@ def _sha256(path: Path) -> str:
 
 
 def _replace_folder(new: Path, target: Path) -> None:
-    """Moves a finished folder to its place; one that is there is set aside first, and put back if that fails."""
+    """Moves a finished folder to its place; one that is there is set aside, and put back if that fails."""
     if not target.exists():
         new.rename(target)
         return
