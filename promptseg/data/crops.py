@@ -1,0 +1,183 @@
+"""Random crops of volumes at any spacing, rotation and deformation, read from a pyramid held in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..preprocessing import OUTSIDE, IntensityMapping, PreprocessingConfig
+
+@dataclass(frozen=True)
+class PyramidLevel:
+    """One resolution of a volume.
+
+    Attributes:
+        image: (I, J, K) float16 preprocessed intensities.
+        spacing_mm: (3,).
+        offset_mm: (3,) index-mm position of voxel 0's centre.
+    """
+
+    image: np.ndarray
+    spacing_mm: np.ndarray
+    offset_mm: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainingVolume:
+    """A case in memory: canonical orientation, preprocessed, with coarser copies to crop from.
+
+    Attributes:
+        case: name.
+        dataset: name of its data set.
+        modality: as the data set states it.
+        levels: finest first; empty for a label map without an image.
+        labels: (I, J, K) label values, or None.
+        spacing_mm: (3,) of the labels and the finest level.
+        objects: label value -> (V, 3) sampled foreground voxels.
+        extents_mm: label value -> largest side of the label's box.
+        names: label value -> name.
+    """
+
+    case: str
+    dataset: str
+    modality: str
+    levels: tuple[PyramidLevel, ...]
+    labels: np.ndarray | None
+    spacing_mm: np.ndarray
+    objects: dict[int, np.ndarray] = field(default_factory=dict)
+    extents_mm: dict[int, float] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along each axis."""
+        return self.levels[0].image.shape if self.levels else self.labels.shape  # type: ignore[union-attr]
+
+    @property
+    def extent_mm(self) -> float:
+        """Largest side of the volume."""
+        return float(max(np.array(self.shape) * self.spacing_mm))
+
+
+def build_pyramid(image: np.ndarray, spacing_mm: np.ndarray, config: PreprocessingConfig) -> tuple[PyramidLevel, ...]:
+    """Preprocesses an image and halves it while it is larger than a small tile.
+
+    Args:
+        image: (I, J, K) raw intensities, canonical orientation.
+        spacing_mm: (3,).
+        config: preprocessing.
+
+    Returns:
+        Levels, finest first; an axis is halved only once its spacing is near the finest one.
+    """
+    mapping = IntensityMapping.from_array(image, config)
+    current = mapping(torch.from_numpy(np.ascontiguousarray(image.astype(np.float32))))
+    spacing, offset = np.asarray(spacing_mm, dtype=np.float64), np.zeros(3)
+    levels = [PyramidLevel(current.numpy().astype(np.float16), spacing, offset)]
+    while max(np.array(current.shape) * spacing) / spacing.min() > 96:
+        factors = np.where(spacing <= 1.5 * spacing.min(), 2, 1)
+        factors = np.minimum(factors, np.array(current.shape))
+        if (factors == 1).all():
+            break
+        current = F.avg_pool3d(current[None, None], tuple(int(f) for f in factors))[0, 0]
+        offset = offset + (factors - 1) / 2 * spacing
+        spacing = spacing * factors
+        levels.append(PyramidLevel(current.numpy().astype(np.float16), spacing, offset))
+    return tuple(levels)
+
+
+def index_objects(
+    labels: np.ndarray, spacing_mm: np.ndarray, rng: np.random.Generator, min_voxels: int = 8, max_samples: int = 512
+) -> tuple[dict[int, np.ndarray], dict[int, float]]:
+    """Foreground samples and extent (mm) of each label value of at least ``min_voxels``."""
+    objects: dict[int, np.ndarray] = {}
+    extents: dict[int, float] = {}
+    flat = labels.reshape(-1)
+    where = np.flatnonzero(flat)
+    values = flat[where]
+    order = np.argsort(values, kind="stable")
+    where, values = where[order], values[order]
+    found, starts = np.unique(values, return_index=True)
+    for value, members in zip(found.tolist(), np.split(where, starts[1:]), strict=True):
+        if len(members) < min_voxels:
+            continue
+        voxels = np.stack(np.unravel_index(members, labels.shape), axis=1)
+        extents[int(value)] = float(((voxels.max(0) - voxels.min(0) + 1) * spacing_mm).max())
+        objects[int(value)] = voxels[rng.integers(0, len(voxels), max_samples)].astype(np.int16)
+    return objects, extents
+
+
+@dataclass(frozen=True)
+class CropGeometry:
+    """Where a crop lies: its voxel p maps to index-mm ``centre_mm + matrix_mm @ (p - (size - 1) / 2) + warp``.
+
+    Attributes:
+        centre_mm: (3,).
+        matrix_mm: (3, 3), columns are the crop's axes, mm per voxel.
+        size: voxels along each axis.
+        warp_mm: (size, size, size, 3) displacement, or None.
+    """
+
+    centre_mm: np.ndarray
+    matrix_mm: np.ndarray
+    size: int
+    warp_mm: np.ndarray | None = None
+
+    def positions_mm(self) -> np.ndarray:
+        """(size, size, size, 3) float32 index-mm positions of the crop's voxels."""
+        offsets = (np.arange(self.size, dtype=np.float32) - (self.size - 1) / 2)[:, None]
+        columns = self.matrix_mm.astype(np.float32).T
+        axes = [offsets * columns[i] for i in range(3)]
+        grid = axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :]
+        grid = grid + self.centre_mm.astype(np.float32)
+        return grid if self.warp_mm is None else grid + self.warp_mm
+
+
+def crop_image(volume: TrainingVolume, positions_mm: np.ndarray, spacing_mm: float) -> Tensor:
+    """Trilinear intensities at positions, from the level that suits the spacing: (D, H, W) float32."""
+    level = volume.levels[0]
+    for candidate in volume.levels[1:]:
+        if candidate.spacing_mm.min() <= 1.2 * spacing_mm:
+            level = candidate
+    vox = (positions_mm - level.offset_mm.astype(np.float32)) / level.spacing_mm.astype(np.float32)
+    low = np.floor(vox.min(axis=(0, 1, 2))).astype(int) - 1
+    high = np.ceil(vox.max(axis=(0, 1, 2))).astype(int) + 2
+    low = np.clip(low, 0, np.array(level.image.shape) - 1)
+    high = np.clip(high, low + 1, level.image.shape)
+    part = level.image[low[0] : high[0], low[1] : high[1], low[2] : high[2]].astype(np.float32) - OUTSIDE
+    extent = np.maximum(np.array(part.shape) - 1, 1).astype(np.float32)
+    grid = torch.from_numpy((vox - low.astype(np.float32)) / extent * 2 - 1)
+    sampled = F.grid_sample(
+        torch.from_numpy(part)[None, None], grid[None, ..., [2, 1, 0]], padding_mode="zeros", align_corners=True
+    )
+    return sampled[0, 0] + OUTSIDE
+
+
+def crop_labels(volume: TrainingVolume, positions_mm: np.ndarray) -> np.ndarray:
+    """Nearest label values at positions, 0 outside: (D, H, W) int32."""
+    assert volume.labels is not None
+    vox = np.rint(positions_mm / volume.spacing_mm.astype(np.float32)).astype(np.int32)
+    shape = np.array(volume.labels.shape, dtype=np.int32)
+    inside = ((vox >= 0) & (vox < shape)).all(axis=-1)
+    vox = np.clip(vox, 0, shape - 1)
+    values = volume.labels[vox[..., 0], vox[..., 1], vox[..., 2]].astype(np.int32)
+    return np.where(inside, values, 0)
+
+
+def random_rotation(rng: np.random.Generator, max_degrees: float) -> np.ndarray:
+    """(3, 3) rotation about a random axis by up to ``max_degrees``."""
+    axis = rng.standard_normal(3)
+    axis /= np.linalg.norm(axis)
+    angle = np.deg2rad(rng.uniform(-max_degrees, max_degrees))
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def smooth_field(rng: np.random.Generator, size: int, cells: int, channels: int) -> Tensor:
+    """Smooth random field: (channels, size, size, size) with unit variance at its control points."""
+    control = torch.from_numpy(rng.standard_normal((1, channels, cells, cells, cells)).astype(np.float32))
+    return F.interpolate(control, size=(size,) * 3, mode="trilinear", align_corners=True)[0]

@@ -1,0 +1,19 @@
+"""The promptable model and its parts."""
+
+from .config import ModelConfig
+from .image_encoder import ImageEmbedding, ImageEncoder
+from .mask_decoder import DecoderOutput, MaskDecoder
+from .promptable_model import PromptableModel
+from .prompt_encoder import EncodedPrompts, PromptBatch, PromptEncoder
+
+__all__ = [
+    "DecoderOutput",
+    "EncodedPrompts",
+    "ImageEmbedding",
+    "ImageEncoder",
+    "MaskDecoder",
+    "ModelConfig",
+    "PromptBatch",
+    "PromptEncoder",
+    "PromptableModel",
+]

@@ -1,0 +1,113 @@
+"""Configuration of a promptable model: one frozen object for YAML, command line and ``config.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..preprocessing import PreprocessingConfig
+
+ARCHITECTURE = "promptseg-1"
+"""Name of the architecture written into each ``config.json``; another name is refused on load."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a :class:`~promptseg.models.PromptableModel`.
+
+    Raises:
+        ValueError: if two fields contradict each other; both are named.
+    """
+
+    name: str = "promptseg-tiny"
+    """Name the weights are known by."""
+    tile_size: int = 64
+    """Side, in voxels, of the cubic tile that inference encodes; a multiple of 16."""
+    stem_channels: tuple[int, int, int] = (32, 64, 128)
+    """Channels of the convolutional pyramid at strides 2, 4 and 8."""
+    stem_depths: tuple[int, int, int] = (1, 2, 2)
+    """Residual blocks of the pyramid at strides 2, 4 and 8."""
+    embed_dim: int = 256
+    """Width of the vision transformer at stride 16."""
+    depth: int = 8
+    """Blocks of the vision transformer."""
+    num_heads: int = 8
+    """Attention heads of the vision transformer and of the mask decoder."""
+    mlp_ratio: float = 4.0
+    """Hidden width of each transformer's MLP, in multiples of ``embed_dim``."""
+    decoder_depth: int = 2
+    """Two-way blocks in the mask decoder."""
+    decoder_channels: tuple[int, int, int] = (24, 48, 96)
+    """Channels of the decoder's feature pyramid at strides 2, 4 and 8."""
+    mask_channels: int = 8
+    """Full-resolution feature channels that a mask token's weights combine into logits."""
+    num_candidates: int = 3
+    """Alternative masks offered for an ambiguous first prompt."""
+    click_radius: float = 1.5
+    """Standard deviation of a click's ball, in units of the tile's mean spacing (so isotropic in mm)."""
+    text_dim: int = 384
+    """Width of the text embeddings that prompts bring."""
+    num_lateralities: int = 4
+    """Entries of the laterality table: none, left, right, both."""
+    num_levels: int = 64
+    """Entries of the level table (vertebrae, ribs); 0 means none."""
+    activation_checkpointing: bool = False
+    """Recompute transformer blocks in the backward pass, to save memory in training."""
+    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    """Intensity preprocessing, the same in training, evaluation and inference."""
+    architecture: str = ARCHITECTURE
+    """Architecture these sizes are for."""
+
+    def __post_init__(self) -> None:
+        for name in ("stem_channels", "stem_depths", "decoder_channels"):
+            value = tuple(int(v) for v in getattr(self, name))
+            if len(value) != 3 or min(value) < 1:
+                raise ValueError(f"{name}={value}: expected three positive integers, for strides 2, 4 and 8")
+            object.__setattr__(self, name, value)
+        if isinstance(self.preprocessing, dict):
+            object.__setattr__(self, "preprocessing", PreprocessingConfig(**self.preprocessing))
+        if self.tile_size < 16 or self.tile_size % 16:
+            raise ValueError(f"tile_size={self.tile_size}: expected a positive multiple of 16")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim={self.embed_dim} is not divisible by num_heads={self.num_heads}")
+        if self.architecture != ARCHITECTURE:
+            raise ValueError(
+                f"architecture={self.architecture!r}: this version of promptseg reads {ARCHITECTURE!r}; "
+                "install the release that wrote the checkpoint, or convert it with `promptseg convert`"
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str = "config") -> ModelConfig:
+        """Builds a configuration from plain values.
+
+        Args:
+            values: field name to value, as read from YAML or JSON.
+            source: where they came from, for error messages.
+
+        Raises:
+            ValueError: for an unknown field or a contradiction.
+        """
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"{source}: unknown model field(s) {', '.join(unknown)}; remove them or update promptseg")
+        return cls(**values)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> ModelConfig:
+        """Reads a configuration from a ``.yaml`` or ``.json`` file."""
+        path = Path(path)
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            values = json.loads(text)
+        else:
+            import yaml
+
+            values = yaml.safe_load(text)
+        return cls.from_dict(values.get("model", values), source=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that :meth:`from_dict` reads back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))

@@ -1,0 +1,118 @@
+"""Building blocks shared by the encoder and the decoder."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def space_to_depth(x: Tensor) -> Tensor:
+    """Moves each 2x2x2 cell into channels, losing nothing.
+
+    Args:
+        x: (B, C, D, H, W) with even D, H, W.
+
+    Returns:
+        (B, 8 C, D/2, H/2, W/2).
+    """
+    cells = rearrange(x, "b c (d i) (h j) (w k) -> b d h w (i j k c)", i=2, j=2, k=2)
+    return cells.permute(0, 4, 1, 2, 3)  # channels innermost in memory, by one copy
+
+
+def depth_to_space(x: Tensor) -> Tensor:
+    """Inverse of :func:`space_to_depth`: (B, 8 C, D, H, W) -> (B, C, 2 D, 2 H, 2 W)."""
+    cells = x.permute(0, 2, 3, 4, 1)
+    return rearrange(cells, "b d h w (i j k c) -> b c (d i) (h j) (w k)", i=2, j=2, k=2)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with groups of eight channels (or as near as divides)."""
+    groups = max(1, channels // 8)
+    while channels % groups:
+        groups -= 1
+    return nn.GroupNorm(groups, channels)
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block of two 3x3x3 convolutions.
+
+    Source: He et al., Identity Mappings in Deep Residual Networks, 2016.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(channels)
+        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = group_norm(channels)
+        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C, D, H, W)."""
+        y = self.conv1(F.relu(self.norm1(x)))
+        return x + self.conv2(F.relu(self.norm2(y)))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, dim: int, hidden_dim: int, out_dim: int | None = None) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim if out_dim is None else out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., out_dim)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate query, key and value inputs, by ``scaled_dot_product_attention``."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_is_present: Tensor | None = None) -> Tensor:
+        """Attends from queries to keys.
+
+        Args:
+            query: (B, N, C).
+            key: (B, M, C).
+            value: (B, M, C).
+            key_is_present: (B, M) bool; keys that are False get no attention.
+
+        Returns:
+            (B, N, C). Cost grows with N * M.
+        """
+        q, k, v = (
+            rearrange(layer(x), "b n (h c) -> b h n c", h=self.num_heads)
+            for layer, x in ((self.query, query), (self.key, key), (self.value, value))
+        )
+        mask = None if key_is_present is None else key_is_present[:, None, None, :]  # (B, 1, 1, M)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(rearrange(out, "b h n c -> b n (h c)"))
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated-normal linears, He-normal convolutions, zero biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02 if module.in_features > 64 else module.in_features**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """The same tensor with channels innermost in memory (up to 10 times faster 3D convolutions on CPU)."""
+    return x.contiguous(memory_format=torch.channels_last_3d)

@@ -1,0 +1,228 @@
+"""The mask decoder: a two-way transformer at stride 16 and a feature pyramid that draws at full resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .image_encoder import ImageEmbedding
+from .layers import Attention, Mlp, ResidualBlock, depth_to_space, group_norm, space_to_depth, to_channels_last
+from .prompt_encoder import NUM_DENSE_MAPS, EncodedPrompts
+
+NUM_QUALITY_FEATURES = 4
+PROMPT_PRIOR = (4.0, -4.0, 0.5, 2.0)
+"""Initial weights with which the dense maps enter the logits directly: a click marks its ball, a mask stays."""
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """Masks of a decoder pass.
+
+    Attributes:
+        mask_logits: (B, P, M, D, H, W) at the tile's full resolution.
+        iou_logits: (B, P, M); their sigmoid estimates the IoU of each mask.
+        presence_logits: (B, P); their sigmoid estimates whether the object is in the tile at all.
+    """
+
+    mask_logits: Tensor
+    iou_logits: Tensor
+    presence_logits: Tensor
+
+    @property
+    def iou_scores(self) -> Tensor:
+        """(B, P, M) in [0, 1]."""
+        return self.iou_logits.float().sigmoid()
+
+    @property
+    def presence_scores(self) -> Tensor:
+        """(B, P) in [0, 1]."""
+        return self.presence_logits.float().sigmoid()
+
+
+class TwoWayBlock(nn.Module):
+    """Tokens attend to themselves and to the image, then the image to the tokens.
+
+    Source: Kirillov et al., Segment Anything, 2023, appendix A.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.self_attention = Attention(dim, num_heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.token_to_image = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio / 2))
+        self.norm3 = nn.LayerNorm(dim)
+        self.image_to_token = Attention(dim, num_heads)
+        self.norm4 = nn.LayerNorm(dim)
+
+    def forward(
+        self, tokens: Tensor, image: Tensor, token_code: Tensor, image_code: Tensor, token_is_present: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Updates tokens (B, T, C) and image (B, N, C); absent tokens are seen by nobody."""
+        query = tokens + token_code
+        tokens = self.norm1(tokens + self.self_attention(query, query, tokens, token_is_present))
+        tokens = self.norm2(tokens + self.token_to_image(tokens + token_code, image + image_code, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        attended = self.image_to_token(image + image_code, tokens + token_code, tokens, token_is_present)
+        return tokens, self.norm4(image + attended)
+
+
+class MaskDecoder(nn.Module):
+    """Draws masks for prompts on encoded tiles.
+
+    All convolutions run at stride 2 or more: the image, the prompt maps and the previous mask enter by space-to-depth
+    and the logits leave by depth-to-space, so each full-resolution voxel is seen and drawn, at an eighth of the cost.
+
+    Source: Shi et al., Real-Time Single Image Super-Resolution (sub-pixel convolution), 2016; the mask tokens and
+    their weights for a dot product with the features, Segment Anything, 2023.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, channels, skips = config.embed_dim, config.decoder_channels, config.stem_channels
+        self.num_candidates = config.num_candidates
+        self.mask_channels = config.mask_channels
+        num_masks = 1 + config.num_candidates
+        self.output_tokens = nn.Embedding(num_masks + 2, dim)  # masks, quality, presence
+        self.skip_projs = nn.ModuleList(nn.Conv3d(s, c, 1) for s, c in zip(skips, channels, strict=True))
+        self.prompt_stem = nn.Conv3d(8 * (NUM_DENSE_MAPS + 1), channels[0], 3, padding=1)
+        self.downs = nn.ModuleList(
+            nn.Conv3d(low, high, kernel_size=2, stride=2)
+            for low, high in zip(channels, (*channels[1:], dim), strict=True)
+        )
+        self.down_blocks = nn.ModuleList(ResidualBlock(c) for c in channels[1:])
+        self.blocks = nn.ModuleList(
+            TwoWayBlock(dim, config.num_heads, config.mlp_ratio) for _ in range(config.decoder_depth)
+        )
+        self.final_attention = Attention(dim, config.num_heads)
+        self.final_norm = nn.LayerNorm(dim)
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose3d(high, low, kernel_size=2, stride=2) for low, high in zip(channels, (*channels[1:], dim), strict=True)
+        )
+        self.up_blocks = nn.ModuleList(ResidualBlock(c) for c in channels)
+        self.out_norm = group_norm(channels[0])
+        self.mask_features = nn.Conv3d(channels[0], 8 * config.mask_channels, 1)
+        self.mask_weights = nn.ModuleList(Mlp(dim, dim, config.mask_channels + 1) for _ in range(num_masks))
+        self.prompt_prior = nn.Parameter(torch.tensor(PROMPT_PRIOR))
+        self.iou_head = Mlp(2 * dim + NUM_QUALITY_FEATURES, dim, 1)
+        self.presence_head = Mlp(dim, dim, 1)
+
+    def forward(
+        self,
+        *,
+        image_embedding: ImageEmbedding,
+        image_position_codes: Tensor,
+        prompts: EncodedPrompts,
+        multimask: bool,
+    ) -> DecoderOutput:
+        """Decodes masks.
+
+        Args:
+            image_embedding: B tiles.
+            image_position_codes: (B, N, C) codes of their tokens.
+            prompts: P objects on each tile.
+            multimask: also return the alternatives (M = 1 + candidates); else only the one mask (M = 1).
+
+        Returns:
+            Logits at the tile's resolution with quality and presence. Cost linear in B * P * voxels.
+        """
+        batch, num_objects = prompts.dense_prompts.shape[:2]
+        pyramid = self._prompted_pyramid(image_embedding, prompts.dense_prompts)
+        tokens, image = self._attend(image_embedding, image_position_codes, prompts, pyramid[3])
+        features = self._draw(pyramid, image)  # (B P, 8 F, D/2, H/2, W/2)
+        num_masks = 1 + self.num_candidates if multimask else 1
+        weights = torch.stack([self.mask_weights[m](tokens[:, m]) for m in range(num_masks)], dim=1)
+        d, h, w = features.shape[2:]
+        cells = rearrange(features, "n (s f) d h w -> n (d h w s) f", f=self.mask_channels)
+        logits = torch.baddbmm(weights[:, None, :, -1], cells, weights[..., :-1].mT)
+        logits = rearrange(logits, "n (d h w s) m -> n (s m) d h w", s=8, d=d, h=h, w=w)
+        dense = rearrange(prompts.dense_prompts, "b p k d h w -> (b p) k d h w").to(logits.dtype)
+        prior = torch.einsum("nkdhw,k->ndhw", dense, self.prompt_prior.to(logits.dtype))
+        mask_logits = depth_to_space(logits) + prior[:, None]  # (B P, M, D, H, W)
+        iou_logits = self._quality(tokens, mask_logits, num_masks)
+        presence_logits = self.presence_head(tokens[:, 2 + self.num_candidates])[..., 0]
+        unfold = {"b": batch, "p": num_objects}
+        return DecoderOutput(
+            rearrange(mask_logits, "(b p) m d h w -> b p m d h w", **unfold),
+            rearrange(iou_logits, "(b p) m -> b p m", **unfold),
+            rearrange(presence_logits, "(b p) -> b p", **unfold),
+        )
+
+    def init_output(self) -> None:
+        """Starts from masks that are empty but for what the prompts mark."""
+        for weights in self.mask_weights:
+            assert isinstance(weights, Mlp)
+            nn.init.constant_(weights.fc2.bias[-1:], -2.0)
+
+    def _prompted_pyramid(self, embedding: ImageEmbedding, dense: Tensor) -> list[Tensor]:
+        """Image and prompt features together at strides 2, 4, 8 and 16; each (B P, C, ...)."""
+        num_objects = dense.shape[1]
+        maps = rearrange(dense, "b p k d h w -> (b p) k d h w").to(embedding.tokens.dtype)
+        image = embedding.image.to(maps.dtype).repeat_interleave(num_objects, dim=0)
+        cells = space_to_depth(torch.cat([maps, image], dim=1))
+        skips = [
+            proj(skip).repeat_interleave(num_objects, dim=0)
+            for proj, skip in zip(self.skip_projs, embedding.skips, strict=True)
+        ]
+        x = self.prompt_stem(cells) + skips[0]
+        levels = [x]
+        for down, block, skip in zip(self.downs, self.down_blocks, skips[1:], strict=False):
+            x = block(down(x) + skip)
+            levels.append(x)
+        tokens = embedding.tokens.repeat_interleave(num_objects, dim=0)
+        levels.append(self.downs[2](x) + tokens)
+        return levels
+
+    def _attend(
+        self, embedding: ImageEmbedding, position_codes: Tensor, prompts: EncodedPrompts, image: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Two-way attention; returns tokens (B P, T, C) and the image at stride 16 (B P, C, d, h, w)."""
+        num_objects = prompts.dense_prompts.shape[1]
+        batch = image.shape[0]
+        grid = image.shape[2:]
+        sparse = rearrange(prompts.sparse_prompts, "b p n c -> (b p) n c").to(image.dtype)
+        sparse_present = rearrange(prompts.sparse_is_present, "b p n -> (b p) n")
+        outputs = repeat(self.output_tokens.weight.to(image.dtype), "t c -> n t c", n=batch)
+        initial = torch.cat([outputs, sparse], dim=1)
+        present = torch.cat([sparse_present.new_ones(batch, outputs.shape[1]), sparse_present], dim=1)
+        codes = position_codes.to(image.dtype).repeat_interleave(num_objects, dim=0)
+        flat = rearrange(image, "n c d h w -> n (d h w) c")
+        tokens = initial
+        for block in self.blocks:
+            tokens, flat = block(tokens, flat, initial, codes, present)
+        tokens = self.final_norm(tokens + self.final_attention(tokens + initial, flat + codes, flat))
+        return tokens, rearrange(flat, "n (d h w) c -> n c d h w", d=grid[0], h=grid[1])
+
+    def _draw(self, pyramid: list[Tensor], image: Tensor) -> Tensor:
+        """Upsamples from stride 16 to 2 with the pyramid's features; the last convolution is sub-pixel."""
+        x = to_channels_last(image)
+        for level in (2, 1, 0):
+            x = self.up_blocks[level](self.ups[level](x) + pyramid[level])
+        return self.mask_features(torch.relu(self.out_norm(x)))
+
+    def _quality(self, tokens: Tensor, mask_logits: Tensor, num_masks: int) -> Tensor:
+        """IoU logits (B P, M) from the tokens and from how decided each mask is."""
+        coarse = mask_logits.detach().float()[:, :, ::2, ::2, ::2]
+        probability = coarse.sigmoid()
+        inside = (coarse > 0).float()
+        dims = (2, 3, 4)
+        size, total = inside.sum(dims), probability.sum(dims)
+        overlap = (probability * inside).sum(dims)
+        border = inside[:, :, (0, -1)].sum(dims) + inside[:, :, :, (0, -1)].sum(dims) + inside[..., (0, -1)].sum(dims)
+        voxels = inside[0, 0].numel()
+        features = [
+            overlap / (size + 1),
+            (2 * overlap + 1) / (size + total + 1),
+            torch.log((size + 1) / voxels) / 10,
+            border / (size + 1),
+        ]
+        quality_token = repeat(tokens[:, 1 + self.num_candidates], "n c -> n m c", m=num_masks)
+        stacked = torch.cat(
+            [tokens[:, :num_masks], quality_token, torch.stack(features, dim=-1).to(tokens.dtype)], dim=-1
+        )
+        return self.iou_head(stacked)[..., 0]

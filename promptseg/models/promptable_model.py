@@ -1,0 +1,84 @@
+"""The promptable model: image encoder, prompt encoder and mask decoder as one module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .image_encoder import ImageEmbedding, ImageEncoder
+from .layers import init_weights
+from .mask_decoder import DecoderOutput, MaskDecoder
+from .position import PositionCode
+from .prompt_encoder import EncodedPrompts, PromptBatch, PromptEncoder
+
+
+class PromptableModel(nn.Module):
+    """Segments what prompts point at, in tiles of preprocessed intensities.
+
+    Args:
+        config: sizes and preprocessing.
+
+    Example:
+        >>> import torch
+        >>> from promptseg.models import ModelConfig, PromptableModel, PromptBatch
+        >>> config = ModelConfig(stem_channels=(8, 8, 8), decoder_channels=(8, 8, 8), embed_dim=24, depth=1, num_heads=2)
+        >>> model = PromptableModel(config).eval()
+        >>> embedding = model.encode_image(torch.zeros(1, 1, 32, 32, 32), torch.ones(1, 3))
+        >>> click = PromptBatch(torch.full((1, 1, 1, 3), 16.0), torch.ones(1, 1, 1, dtype=torch.long))
+        >>> tuple(model.decode(embedding, click, multimask=True).mask_logits.shape)
+        (1, 1, 4, 32, 32, 32)
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        position_code = PositionCode(config.embed_dim)
+        self.image_encoder = ImageEncoder(config, position_code)
+        self.prompt_encoder = PromptEncoder(config, position_code)
+        self.mask_decoder = MaskDecoder(config)
+        self.apply(init_weights)
+        self.mask_decoder.init_output()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    def encode_image(self, image: Tensor, spacing_mm: Tensor) -> ImageEmbedding:
+        """Encodes tiles: image (B, 1, D, H, W) preprocessed, spacing_mm (B, 3). See :class:`ImageEncoder`."""
+        return self.image_encoder(image, spacing_mm)
+
+    def encode_prompts(
+        self, prompts: PromptBatch, grid_shape: tuple[int, int, int], spacing_mm: Tensor
+    ) -> EncodedPrompts:
+        """Encodes prompts for tiles of ``grid_shape`` voxels. See :class:`PromptEncoder`."""
+        return self.prompt_encoder(prompts, grid_shape, spacing_mm)
+
+    def decode(self, embedding: ImageEmbedding, prompts: PromptBatch, multimask: bool = False) -> DecoderOutput:
+        """Decodes masks for P prompts on each of B encoded tiles.
+
+        Args:
+            embedding: of B tiles.
+            prompts: B tiles with P objects.
+            multimask: also return the candidates of an ambiguous prompt (M = 1 + candidates), else M = 1.
+
+        Returns:
+            Logits (B, P, M, D, H, W), quality (B, P, M), presence (B, P).
+        """
+        encoded = self.encode_prompts(prompts, embedding.grid_shape, embedding.spacing_mm)
+        codes = self.image_encoder.token_position_codes(embedding.grid_shape, embedding.spacing_mm)
+        return self.mask_decoder(
+            image_embedding=embedding, image_position_codes=codes, prompts=encoded, multimask=multimask
+        )
+
+    def forward(
+        self, image: Tensor, spacing_mm: Tensor, prompts: PromptBatch, multimask: bool = False
+    ) -> DecoderOutput:
+        """Encodes and decodes in one call, as distributed training needs."""
+        return self.decode(self.encode_image(image, spacing_mm), prompts, multimask)

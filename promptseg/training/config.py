@@ -1,0 +1,103 @@
+"""Configuration of a training run: one frozen object for the YAML file and the checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ..data.prompt_simulator import PromptSimulatorConfig
+from ..data.sampler import SamplerConfig
+from ..models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A prompted training run.
+
+    Raises:
+        ValueError: if two fields contradict each other; both are named.
+    """
+
+    out_dir: str = "runs/pretrain"
+    """Folder for checkpoints, log and weights."""
+    data_root: str = "data"
+    """Folder of data sets, each with a ``dataset.json``."""
+    data_weights: dict[str, float] = field(default_factory=dict)
+    """Data set (``name`` or ``name:modality``) -> sampling weight."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Sizes and preprocessing of the model."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """How crops are drawn."""
+    prompts: PromptSimulatorConfig = field(default_factory=PromptSimulatorConfig)
+    """How prompts are simulated."""
+    seed: int = 0
+    """Of weights, samples and prompts."""
+    batch_size: int = 4
+    """Crops per step and process."""
+    max_steps: int = 4000
+    """Steps of the whole run."""
+    warmup_steps: int = 150
+    """Steps over which the learning rate rises from zero."""
+    decay_start: int = 3000
+    """Step from which the learning rate falls to zero at ``max_steps``, along half a cosine."""
+    learning_rate: float = 6e-4
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.02
+    """Decoupled weight decay, not applied to biases, norms and embeddings."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights, which are the ones exported."""
+    round_probabilities: tuple[float, ...] = (0.25, 0.25, 0.25, 0.15, 0.1)
+    """Probability of an episode of 1, 2, ... rounds of prompts."""
+    bf16: bool = True
+    """Compute in bfloat16 under autocast."""
+    num_workers: int = 1
+    """Processes that make samples."""
+    save_every_minutes: float = 5.0
+    """Minutes between checkpoints."""
+    log_every: int = 20
+    """Steps between lines of ``metrics.jsonl``."""
+    max_nonfinite_steps: int = 20
+    """Steps with a non-finite loss or gradient, skipped and counted, after which the run stops."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "round_probabilities", tuple(float(p) for p in self.round_probabilities))
+        if not self.warmup_steps <= self.decay_start <= self.max_steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps}, decay_start={self.decay_start} and max_steps={self.max_steps}: "
+                "expected them in this order"
+            )
+        if self.sampler.crop_size != self.model.tile_size:
+            raise ValueError(
+                f"sampler.crop_size={self.sampler.crop_size} and model.tile_size={self.model.tile_size}: expected equal"
+            )
+        if abs(sum(self.round_probabilities) - 1) > 1e-6:
+            raise ValueError(f"round_probabilities={self.round_probabilities}: expected a sum of 1")
+
+    @classmethod
+    def from_file(cls, path: str | Path, **overrides: Any) -> PretrainConfig:
+        """Reads a YAML file; ``overrides`` replace top-level fields.
+
+        Raises:
+            ValueError: for an unknown field or a contradiction.
+        """
+        import yaml
+
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        return build(cls, {**values, **{k: v for k, v in overrides.items() if v is not None}}, str(path))
+
+
+def build(kind: Any, values: dict[str, Any], source: str) -> Any:
+    """Builds a frozen dataclass, nested ones too, from plain values; unknown fields raise ValueError."""
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - {f.name for f in dataclasses.fields(kind)})
+    if unknown:
+        raise ValueError(f"{source}: unknown field(s) {', '.join(unknown)} in {kind.__name__}")
+    nested = {
+        name: build(hints[name], value, source) if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict) else value
+        for name, value in values.items()
+    }
+    return kind(**nested)

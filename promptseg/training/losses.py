@@ -1,0 +1,47 @@
+"""Losses of prompted training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice loss per mask: logits and target (..., D, H, W) -> (...)."""
+    probability = logits.sigmoid()
+    dims = (-3, -2, -1)
+    overlap = (probability * target).sum(dims)
+    return 1 - (2 * overlap + 1) / (probability.sum(dims) + target.sum(dims) + 1)
+
+
+def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    """Focal loss per mask, mean over voxels: logits and target (..., D, H, W) -> (...).
+
+    Source: Lin et al., Focal Loss for Dense Object Detection, 2017.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    missed = 1 - torch.exp(-cross_entropy)
+    return (missed**gamma * cross_entropy).mean((-3, -2, -1))
+
+
+def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice plus cross entropy and a focal term: logits and target (..., D, H, W) -> (...)."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((-3, -2, -1))
+    return dice_loss(logits, target) + cross_entropy + 2 * focal_loss(logits, target)
+
+
+def iou(predicted: Tensor, target: Tensor) -> Tensor:
+    """Intersection over union of bool masks (..., D, H, W) -> (...); 1 where both are empty."""
+    dims = (-3, -2, -1)
+    overlap = (predicted & target).sum(dims).float()
+    union = (predicted | target).sum(dims).float()
+    return torch.where(union > 0, overlap / union.clamp(min=1), torch.ones_like(union))
+
+
+def dice_score(predicted: Tensor, target: Tensor) -> Tensor:
+    """Dice of bool masks (..., D, H, W) -> (...); 1 where both are empty."""
+    dims = (-3, -2, -1)
+    overlap = 2 * (predicted & target).sum(dims).float()
+    total = predicted.sum(dims).float() + target.sum(dims).float()
+    return torch.where(total > 0, overlap / total.clamp(min=1), torch.ones_like(total))
