@@ -44,7 +44,7 @@ MAX_LISTED = 12
 
 @dataclass(frozen=True)
 class KeyMigration:
-    """Renames that a release made; applied to the checkpoints of earlier ones.
+    r"""Renames that a release made; applied to the checkpoints of earlier ones.
 
     Attributes:
         release: the release that renamed.
@@ -52,7 +52,7 @@ class KeyMigration:
         removed: regular expressions of keys that this release no longer has.
 
     Example:
-        >>> migration = KeyMigration("0.3.0", renames=((r"^decoder\\\\.", "mask_decoder."),))
+        >>> migration = KeyMigration("0.3.0", renames=((r"^decoder\.", "mask_decoder."),))
         >>> list(migrate_keys({"decoder.weight": torch.zeros(1)}, [migration]))
         ['mask_decoder.weight']
     """
@@ -125,7 +125,7 @@ def _unpickle(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             unsafe = [name for name in archive.namelist() if not name_is_safe(name)]
         if unsafe:
-            raise ValueError(f"checkpoint {path}: refused, its archive names files outside itself: {unsafe[:MAX_LISTED]}")
+            raise ValueError(f"checkpoint {path}: refused, its archive names files outside it: {unsafe[:MAX_LISTED]}")
     try:
         with torch.serialization.safe_globals(list(ALLOWED_GLOBALS)):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -297,7 +297,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except (SafetensorError, OSError) as error:
-        raise OSError(f"cannot write {path}: {error}; choose a folder you may write to, with enough space") from error
+        raise OSError(f"cannot write {path}: {error}; choose a writable folder with enough space") from error
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -37,7 +37,7 @@ class RunsCode:
     def __init__(self, marker: Path) -> None:
         self.marker = marker
 
-    def __reduce__(self):  # noqa: ANN204
+    def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, (str(self.marker),)
 
 
@@ -139,7 +139,8 @@ def test_a_checkpoint_without_a_state_dict_says_what_it_holds(tmp_path: Path, co
 
 def test_wrapper_prefixes_are_stripped_and_collisions_refused() -> None:
     one = torch.zeros(1)
-    stripped = strip_wrapper_prefixes({"module.module.a": one, "_orig_mod.b": one, "c._orig_mod.d": one, "e.module.f": one})
+    wrapped = ("module.module.a", "_orig_mod.b", "c._orig_mod.d", "e.module.f")
+    stripped = strip_wrapper_prefixes(dict.fromkeys(wrapped, one))
     assert list(stripped) == ["a", "b", "c.d", "e.module.f"]
     with pytest.raises(ValueError, match="'a'"):
         strip_wrapper_prefixes({"module.a": one, "a": one})
@@ -178,7 +179,8 @@ def test_long_lists_are_cut_and_counted() -> None:
 
 def test_half_precision_fits_and_is_converted() -> None:
     module = small_module()
-    load_into(module, {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in module.state_dict().items()}, "x")
+    half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    load_into(module, half, "x")
     assert module.state_dict()["0.weight"].dtype == torch.float32
 
 
@@ -189,7 +191,8 @@ def test_migrations_bring_old_keys_to_today() -> None:
     ]
     module = small_module()
     today = module.state_dict()
-    old = {k.replace("0.", "first.").replace("1.", "norm."): v + 1 for k, v in today.items()} | {"unused.x": torch.ones(1)}
+    old = {k.replace("0.", "first.").replace("1.", "norm."): v + 1 for k, v in today.items()}
+    old["unused.x"] = torch.ones(1)
     load_into(module, old, "old", migrations)
     assert torch.equal(module.state_dict()["0.weight"], old["first.weight"])
     load_into(module, dict(module.state_dict()), "new", migrations)  # today's keys are left alone

@@ -74,7 +74,7 @@ class SamMed3DConfig:
             raise ValueError(f"embed_dim={self.embed_dim} is not divisible by num_heads={self.num_heads}")
         if self.prompt_dim % 24 or self.prompt_dim % (2 * self.decoder_heads):
             raise ValueError(
-                f"prompt_dim={self.prompt_dim}: expected a multiple of 24 and of twice decoder_heads={self.decoder_heads}"
+                f"prompt_dim={self.prompt_dim}: expected a multiple of 24 and twice decoder_heads={self.decoder_heads}"
             )
         outside = [b for b in self.global_blocks if not 0 <= b < self.depth]
         if outside:
@@ -99,7 +99,7 @@ class SamMed3DConfig:
         """
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
-            raise ValueError(f"{source}: unknown SAM-Med3D field(s) {', '.join(unknown)}; remove them or update promptseg")
+            raise ValueError(f"{source}: unknown field(s) {', '.join(unknown)}; remove them or update promptseg")
         return cls(**values)
 
     @classmethod
@@ -113,7 +113,7 @@ class SamMed3DConfig:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: not valid JSON ({error}); convert the checkpoint again") from error
-        if not isinstance(values, dict):
+        if not hasattr(values, "keys"):
             raise ValueError(f"{path}: expected an object with SAM-Med3D's fields; convert the checkpoint again")
         return cls.from_dict(values, source=str(path))
 

@@ -1,4 +1,4 @@
-"""SAM-Med3D's image encoder: a 3D ViT with relative positions, attending over a zero-padded window or the whole grid."""
+"""SAM-Med3D's image encoder: a 3D ViT with relative positions, over a zero-padded window or the whole grid."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ class SamMed3DImageEncoder(nn.Module):
         expected = (1, self.tile_size, self.tile_size, self.tile_size)
         if image.ndim != 5 or tuple(image.shape[1:]) != expected:
             raise ValueError(
-                f"image of shape {tuple(image.shape)}: SAM-Med3D takes (B, {', '.join(map(str, expected))}); crop or pad it"
+                f"image of shape {tuple(image.shape)}: expected (B, {', '.join(map(str, expected))}); crop or pad it"
             )
         x = self.patch_embed(image.to(self.pos_embed.dtype)) + self.pos_embed
         for block in self.blocks:

@@ -36,7 +36,7 @@ def normalise_tile(tile: Tensor) -> Tensor:
     above zero (a CT tile of air and fat), all voxels are measured, and a constant tile becomes zeros: the published
     code returns NaN or fails there.
 
-    Source: SAM-Med3D, ``utils/data_loader.py`` and ``train.py`` (torchio's ZNormalization, standard deviation with n - 1).
+    Source: SAM-Med3D, ``utils/data_loader.py`` and ``train.py`` (torchio's ZNormalization; deviation with n - 1).
 
     Args:
         tile: (B, 1, D, H, W) raw intensities; padding beyond the image is 0.
@@ -95,7 +95,7 @@ class SamMed3DModel(nn.Module):
         """
         folder = Path(folder)
         if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder}: no config.json; make the folder with `promptseg convert sam-med3d CKPT.pth -o DIR`")
+            raise ValueError(f"{folder}: no config.json; make one with `promptseg convert sam-med3d CKPT.pth -o DIR`")
         model = cls(SamMed3DConfig.from_file(folder / "config.json"))
         load_into(model, read_tensors(folder / "model.safetensors"), str(folder))
         return model.eval()
