@@ -214,6 +214,20 @@ def test_with_a_previous_mask_only_the_last_click_is_new(tiny: SamMed3DModel) ->
 
 
 @torch.no_grad()
+def test_a_mask_alone_is_redrawn_as_in_training(tiny: SamMed3DModel) -> None:
+    embedding = embed(tiny)
+    side = TINY.tile_size
+    coarse = normal(2, 1, 1, *[TINY.lowres_size] * 3)
+    previous = torch.nn.functional.interpolate(coarse, size=(side,) * 3, mode="trilinear")
+    outside = clicks([(3, 9, 99, 1)])
+    found = tiny.decode(embedding, PromptBatch(outside.points, outside.labels, mask_logits=previous)).mask_logits
+    seen = torch.nn.functional.interpolate(previous, size=coarse.shape[2:], mode="trilinear")
+    expected, _ = tiny.decode_lowres(embedding.tokens, None, None, seen)
+    expected = torch.nn.functional.interpolate(expected, size=(side,) * 3, mode="trilinear")
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_objects_and_tiles_do_not_see_each_other(tiny: SamMed3DModel) -> None:
     embedding = embed(tiny, batch=2)
     absent = (0.0, 0.0, 0.0, -1)
@@ -377,7 +391,8 @@ def test_convert_on_a_full_disk_leaves_nothing(tmp_path: Path, tiny: SamMed3DMod
         "try: convert_sam_med3d(sys.argv[1], sys.argv[2], config=config)\n"
         "except OSError as error: print(error)\n"
     )
-    arguments = [sys.executable, "-c", code, *map(str, (tmp_path / "sam.pth", tmp_path / "out")), json.dumps(TINY.to_dict())]
+    paths = [str(tmp_path / "sam.pth"), str(tmp_path / "out")]
+    arguments = [sys.executable, "-c", code, *paths, json.dumps(TINY.to_dict())]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=True)
     assert f"cannot write {tmp_path / 'out'}" in done.stdout

@@ -203,7 +203,7 @@ class SamMed3DModel(nn.Module):
 
         Without a previous mask, an object's clicks are replayed in their order, each pass seeing one click and the
         logits of the pass before. With one, only the last click that lies in the tile is new. Clicks outside the tile
-        do not count; an object without any keeps its previous mask, or has none.
+        do not count; an object without any is drawn from its previous mask alone, as in training, or is not there.
 
         Args:
             embedding: of B tiles.
@@ -227,16 +227,16 @@ class SamMed3DModel(nn.Module):
         labels[outside] = ABSENT
         lowres, has_mask = self._previous_lowres(prompts, len(tokens))
         labels = torch.where(has_mask[:, None], keep_last_present(labels), labels)
-        drawn = has_mask.clone()
+        has_click = (labels != ABSENT).any(dim=1)
+        mask_alone = has_mask & ~has_click
+        if bool(mask_alone.any()):
+            lowres[mask_alone] = self.decode_lowres(tokens[mask_alone], None, None, lowres[mask_alone])[0].float()
         for n in range(labels.shape[1]):
             active = labels[:, n] != ABSENT
-            if not bool(active.any()):
-                continue
-            lowres[active] = self.decode_lowres(
-                tokens[active], points[active, n : n + 1], labels[active, n : n + 1], lowres[active]
-            )[0].float()
-            drawn |= active
-        lowres = torch.where(drawn[:, None, None, None, None], lowres, torch.full_like(lowres, ABSENT_LOGIT))
+            if bool(active.any()):
+                click = points[active, n : n + 1], labels[active, n : n + 1]
+                lowres[active] = self.decode_lowres(tokens[active], *click, lowres[active])[0].float()
+        lowres[~(has_click | has_mask)] = ABSENT_LOGIT
         logits = F.interpolate(lowres, size=embedding.grid_shape, mode="trilinear", align_corners=False)
         presence = torch.full((batch, num_objects), PRESENT_LOGIT, device=logits.device)
         return DecoderOutput(
