@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from .preprocessing import OUTSIDE, IntensityMapping
+from .preprocessing import OUTSIDE
 
 
 def axis_weights(positions: np.ndarray, num_inputs: int, support: float) -> tuple[np.ndarray, int]:
@@ -42,20 +44,26 @@ def apply_weights(values: Tensor, weights: list[Tensor]) -> Tensor:
 
 
 def sample_tile(
-    array: np.ndarray, start_vox: np.ndarray, step_vox: np.ndarray, size: int, mapping: IntensityMapping
+    array: np.ndarray,
+    start_vox: np.ndarray,
+    step_vox: np.ndarray,
+    size: int,
+    convert: Callable[[np.ndarray], Tensor],
+    outside: float = OUTSIDE,
 ) -> Tensor:
-    """Interpolates a cubic tile from a volume, on demand, with preprocessed intensities.
+    """Interpolates a cubic tile from an array, on demand.
 
     Args:
         array: (I, J, K) canonical view of the native array; only the tile's part is read.
         start_vox: (3,) position of the tile's voxel 0, in canonical voxels.
         step_vox: (3,) distance of the tile's voxels, in canonical voxels.
         size: side of the tile in voxels.
-        mapping: the image's intensity mapping.
+        convert: native values to float32, such as an image's intensity mapping.
+        outside: value beyond the array.
 
     Returns:
-        (size, size, size) float32; -1 outside the volume. Cost is bounded for any step: where the step is four or
-        more, voxels are skipped first and the rest averaged.
+        (size, size, size) float32. Cost is bounded for any step: where the step is four or more, voxels are skipped
+        first and the rest averaged.
     """
     slices, weights = [], []
     for axis in range(3):
@@ -65,8 +73,8 @@ def sample_tile(
         matrix, first = axis_weights(positions, num_inputs, max(1.0, step_vox[axis] / skip))
         weights.append(torch.from_numpy(matrix))
         slices.append(slice(first * skip, (first + matrix.shape[1] - 1) * skip + 1, skip))
-    part = mapping.map_array(np.ascontiguousarray(array[tuple(slices)]))
-    return apply_weights(part.sub_(OUTSIDE), weights).add_(OUTSIDE)
+    part = convert(np.ascontiguousarray(array[tuple(slices)]))
+    return apply_weights(part.sub_(outside), weights).add_(outside)
 
 
 def sample_grid(values: Tensor, start: np.ndarray, step: np.ndarray, low: np.ndarray, high: np.ndarray) -> Tensor:

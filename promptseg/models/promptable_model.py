@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,19 @@ class PromptableModel(nn.Module):
         self.mask_decoder = MaskDecoder(config)
         self.apply(init_weights)
         self.mask_decoder.init_output()
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> PromptableModel:
+        """Loads a checkpoint that ships or a folder, in evaluation mode. See :func:`load_pretrained`."""
+        from .pretrained import load_pretrained
+
+        return load_pretrained(name)[0]
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes ``config.json`` and ``model.safetensors`` into a folder."""
+        from .pretrained import save_pretrained
+
+        return save_pretrained(self, folder)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,0 +1,177 @@
+"""An object's logits on the part of a zoom level where it has been drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .resample import sample_grid
+from .tiles import TileKey, TileLattice
+
+ENFORCED_LOGIT = 1.0
+"""Size of the logit written around a click that the decoder did not respect."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Logits of one object at one level; immutable, each change gives a new canvas.
+
+    Attributes:
+        lattice: of the image.
+        level: whose voxels the logits lie on.
+        low: (3,) level voxel of the first logit.
+        logits: (n0, n1, n2) float32; NaN where nothing was drawn.
+    """
+
+    lattice: TileLattice
+    level: int
+    low: np.ndarray
+    logits: Tensor
+
+    @classmethod
+    def from_tiles(cls, lattice: TileLattice, tiles: list[TileKey], logits: Tensor) -> Canvas:
+        """Blends tiles of one level with Gaussian weights, so that no seams show.
+
+        Args:
+            lattice: of the image.
+            tiles: at least one, all of one level.
+            logits: (len(tiles), T, T, T) float32.
+        """
+        size = lattice.tile_size
+        lows = np.stack([lattice.tile_low(t) for t in tiles])
+        low, high = lows.min(axis=0), lows.max(axis=0) + size
+        if len(tiles) == 1:
+            return cls(lattice, tiles[0].level, low, logits[0].clone())
+        window = gaussian_window(size)
+        total = torch.zeros(tuple(high - low))
+        weight = torch.zeros_like(total)
+        for tile_low, tile_logits in zip(lows - low, logits, strict=True):
+            part = tuple(slice(int(a), int(a) + size) for a in tile_low)
+            total[part] += window * tile_logits
+            weight[part] += window
+        return cls(lattice, tiles[0].level, low, torch.where(weight > 0, total / weight, torch.nan))
+
+    @property
+    def high(self) -> np.ndarray:
+        """(3,) one past the last level voxel."""
+        return self.low + np.array(self.logits.shape)
+
+    def paste(self, tile: TileKey, logits: Tensor) -> Canvas:
+        """Replaces a tile's core and fades into what was there towards the tile's border.
+
+        Args:
+            tile: of this canvas's level.
+            logits: (T, T, T) float32.
+
+        Returns:
+            A canvas that spans both.
+        """
+        tile_low = self.lattice.tile_low(tile)
+        tile_high = tile_low + self.lattice.tile_size
+        low, high = np.minimum(self.low, tile_low), np.maximum(self.high, tile_high)
+        out = torch.full(tuple(int(n) for n in high - low), torch.nan)
+        out[_slices(self.low - low, self.high - low)] = self.logits
+        part = _slices(tile_low - low, tile_high - low)
+        old = out[part]
+        window = fade_window(self.lattice.tile_size)
+        out[part] = torch.where(old.isnan(), logits, old + window * (logits - old))
+        return Canvas(self.lattice, self.level, low, out)
+
+    def for_tile(self, tile: TileKey) -> Tensor:
+        """Logits on a tile of any level, as its mask prompt: (T, T, T) float32, 0 where unknown."""
+        size, lattice = self.lattice.tile_size, self.lattice
+        tile_low = lattice.tile_low(tile)
+        if tile.level == self.level:
+            out = torch.zeros((size,) * 3)
+            low, high = np.maximum(self.low, tile_low), np.minimum(self.high, tile_low + size)
+            if (low < high).all():
+                out[_slices(low - tile_low, high - tile_low)] = self.logits[_slices(low - self.low, high - self.low)]
+            return out.nan_to_num_(0.0)
+        ratio = 2.0 ** (tile.level - self.level)
+        start = (lattice.from_level(self.low, self.level) - lattice.from_level(tile_low, tile.level)) / lattice.step_vox(
+            tile.level
+        )
+        first = np.maximum(np.ceil(start - 0.5 / ratio), 0).astype(int)
+        last = np.minimum(np.floor(start + (np.array(self.logits.shape) - 0.5) / ratio) + 1, size).astype(int)
+        out = torch.zeros((size,) * 3)
+        if (first < last).all():
+            values = self.logits.nan_to_num(0.0)
+            out[_slices(first, last)] = sample_grid(values, start, np.full(3, 1 / ratio), first, last)
+        return out
+
+    def box_vox(self, minimum_logit: float = 0.0) -> tuple[np.ndarray, np.ndarray] | None:
+        """Half-open box, in canonical voxels (float), of the mask's level voxels; None for an empty mask."""
+        inside = self.logits > minimum_logit
+        if not bool(inside.any()):
+            return None
+        low, high = np.zeros(3), np.zeros(3)
+        for axis in range(3):
+            places = inside.amax(dim=[a for a in range(3) if a != axis]).nonzero()[:, 0]
+            low[axis], high[axis] = int(places[0]), int(places[-1]) + 1
+        return (
+            self.lattice.from_level(self.low + low - 0.5, self.level) + 0.5,
+            self.lattice.from_level(self.low + high - 0.5, self.level) + 0.5,
+        )
+
+    def open_sides(self) -> list[tuple[int, int]]:
+        """Sides, as (axis, 0 or 1), where the mask reaches the canvas's end but the image goes on."""
+        found = []
+        shape = self.lattice.grid_shape(self.level)
+        for axis in range(3):
+            for side, at_end in ((0, self.low[axis] <= 0), (1, self.high[axis] >= shape[axis])):
+                face = self.logits.select(axis, -side)
+                if not at_end and int((face > 0).sum()) > 2:
+                    found.append((axis, side))
+        return found
+
+    def sample(self, low_vox: np.ndarray, high_vox: np.ndarray) -> Tensor:
+        """Logits at the canonical voxels of a half-open integer box; -inf where nothing was drawn."""
+        step = self.lattice.step_vox(self.level)
+        start = self.lattice.from_level(self.low, self.level)
+        out = torch.full(tuple(int(n) for n in high_vox - low_vox), -torch.inf)
+        inner_low = np.maximum(low_vox, np.ceil(start - step / 2 - 1e-6)).astype(int)
+        inner_high = np.minimum(high_vox, np.floor(start + step * (np.array(self.logits.shape) - 0.5) + 1e-6) + 1).astype(int)
+        if (inner_low < inner_high).all():
+            values = self.logits.nan_to_num(nan=-10.0)
+            out[_slices(inner_low - low_vox, inner_high - low_vox)] = sample_grid(values, start, step, inner_low, inner_high)
+        return out
+
+    def enforce(self, points_vox: np.ndarray, labels: np.ndarray) -> Canvas:
+        """Turns the logits around each click that is not respected, so that the click is."""
+        if not len(points_vox):
+            return self
+        logits = self.logits.clone()
+        for point, label in zip(self.lattice.to_level(points_vox, self.level) - self.low, labels, strict=True):
+            low = np.clip(np.floor(point), 0, np.array(logits.shape) - 1).astype(int)
+            part = logits[_slices(low, np.minimum(low + 2, logits.shape))]
+            weight = 1 - np.clip(np.abs(point - low), 0, 1)
+            value = part
+            for axis in range(3):
+                end = min(1, part.shape[axis] - 1)
+                a, b = value.select(0, 0), value.select(0, end)
+                value = weight[axis] * a + (1 - weight[axis]) * b
+            if label and not float(value) > 0:
+                part.copy_(part.nan_to_num(-10.0).clamp(min=ENFORCED_LOGIT))
+            elif not label and float(value) > 0:
+                part.copy_(part.nan_to_num(-10.0).clamp(max=-ENFORCED_LOGIT))
+        return Canvas(self.lattice, self.level, self.low, logits)
+
+
+def _slices(low: np.ndarray, high: np.ndarray) -> tuple[slice, ...]:
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+
+
+def gaussian_window(size: int) -> Tensor:
+    """Blending weight of a tile's voxels: (size, size, size), 1 at the centre, small at the border."""
+    axis = torch.exp(-0.5 * ((torch.arange(size) - (size - 1) / 2) / (size * 0.25)) ** 2)
+    return axis[:, None, None] * axis[None, :, None] * axis[None, None, :]
+
+
+def fade_window(size: int) -> Tensor:
+    """Weight of a re-drawn tile over what was there: 1 in the core, falling to 0 over the outer eighth."""
+    distance = torch.minimum(torch.arange(size), torch.arange(size - 1, -1, -1)).float()
+    axis = ((distance + 0.5) / (size / 8)).clamp(max=1.0)
+    return torch.minimum(torch.minimum(axis[:, None, None], axis[None, :, None]), axis[None, None, :])

@@ -1,0 +1,340 @@
+"""The predictor: set an image once, then ask with prompts as often as you like."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .cache import DEFAULT_DISK_BYTES, DEFAULT_MEMORY_BYTES, DiskCache, EmbeddingCache
+from .engine import TileEngine
+from .interaction import Interaction, InteractionConfig
+from .models import PromptableModel
+from .models.pretrained import load_pretrained
+from .object_state import (
+    ObjectState,
+    adopt_object,
+    changed_box,
+    correct_object,
+    is_continuation,
+    open_object,
+    opening_prompts,
+    rounds_after,
+)
+from .prediction import LowresLogits, Prediction
+from .preprocessing import IntensityMapping
+from .prompts import PromptSet
+from .tiles import TileLattice
+from .volume import Volume
+
+logger = logging.getLogger(__name__)
+
+PREPROCESSING_VERSION = 1
+"""Raised when preprocessing or tiling changes in code, so that cached embeddings of earlier releases are not used."""
+
+
+class Predictor:
+    """Segments objects of one image at a time from prompts.
+
+    Args:
+        model: a promptable model.
+        device: where to compute; None for a GPU if there is one.
+        dtype: of weights and activations; None for bfloat16 where the processor computes in it, else float32.
+        cache_bytes: memory for image embeddings.
+        cache_dir: folder for embeddings that outlive this process; None for none.
+        cache_dir_bytes: bound of that folder.
+        revision: digest of the weights, part of the cache key; None to compute it from them.
+        interaction: how tiles and levels are chosen.
+
+    Example:
+        >>> from promptseg import Predictor
+        >>> predictor = Predictor.from_pretrained("promptseg-tiny")  # doctest: +SKIP
+        >>> predictor.set_image("ct.nii.gz")  # doctest: +SKIP
+        >>> predictor.predict(points=[(120, 88, 45)], labels=[1]).save("liver.nii.gz")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: PromptableModel,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        cache_bytes: int = DEFAULT_MEMORY_BYTES,
+        cache_dir: str | Path | None = None,
+        cache_dir_bytes: int = DEFAULT_DISK_BYTES,
+        revision: str | None = None,
+        interaction: InteractionConfig | None = None,
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = dtype or preferred_dtype(self.device)
+        self.model = model.eval().to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+        self.cache = EmbeddingCache(cache_bytes, DiskCache(cache_dir, cache_dir_bytes) if cache_dir else None)
+        self.revision = revision or _digest_weights(model)
+        self.interaction_config = interaction or InteractionConfig()
+        self._engine: TileEngine | None = None
+        self._interaction: Interaction | None = None
+        self._state: ObjectState | None = None
+        self._lock = threading.RLock()
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Predictor:
+        """Loads weights and wraps them.
+
+        Args:
+            name: a checkpoint that ships (see ``promptseg doctor``) or a folder.
+            options: of the constructor.
+
+        Raises:
+            ValueError: for an unknown name, an incomplete folder or another architecture.
+        """
+        model, revision = load_pretrained(name)
+        return cls(model, revision=revision, **options)
+
+    @property
+    def volume(self) -> Volume:
+        """The image that is set."""
+        return self._require_engine().volume
+
+    @property
+    def lattice(self) -> TileLattice:
+        """Tiles and zoom levels of the image that is set."""
+        return self._require_engine().lattice
+
+    @property
+    def encoder_calls(self) -> int:
+        """Tiles encoded since the image was set, those found in a cache not counted."""
+        return self._require_engine().num_encoded
+
+    def _require_engine(self) -> TileEngine:
+        if self._engine is None:
+            raise ValueError("no image is set: call set_image(...) first")
+        return self._engine
+
+    def set_image(self, image: Any, affine: Any = None, spacing: Any = None) -> Predictor:
+        """Chooses the image that prompts refer to. Nothing is encoded until it is needed.
+
+        Args:
+            image: path, (I, J, K) numpy array or torch tensor, nibabel image, SimpleITK image, or Volume.
+            affine: (4, 4) voxel to RAS mm; only for arrays and tensors.
+            spacing: (3,) voxel size in mm; only for arrays and tensors without an affine.
+
+        Returns:
+            This predictor.
+
+        Raises:
+            ValueError: for an image that cannot be read or used; the message says what to do.
+        """
+        volume = Volume.from_image(image, affine=affine, spacing=spacing)
+        config = self.model.config
+        mapping = IntensityMapping.from_array(volume.canonical_array, config.preprocessing)
+        shape, spacing_mm = volume.canonical_shape, volume.canonical_spacing_mm
+        lattice = TileLattice(
+            (int(shape[0]), int(shape[1]), int(shape[2])),
+            (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2])),
+            config.tile_size,
+        )
+        with self._lock:
+            signature = self._signature(volume)
+            self._engine = TileEngine(self.model, volume, lattice, mapping, self.cache, signature)
+            self._interaction = Interaction(self._engine, self.interaction_config)
+            self._state = None
+        return self
+
+    def _signature(self, volume: Volume) -> str:
+        """Names image, model, numeric type and preprocessing: what an embedding depends on."""
+        config = self.model.config
+        content = [volume.content_hash, self.revision, str(self.dtype), PREPROCESSING_VERSION]
+        settings = json.dumps([*content, config.tile_size, asdict(config.preprocessing)], sort_keys=True)
+        return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
+
+    def clear(self) -> None:
+        """Forgets the image, the object and the embeddings in memory; entries on disk stay."""
+        with self._lock:
+            self._engine = self._interaction = self._state = None
+            self.cache.clear()
+
+    def predict(
+        self,
+        points: Any = None,
+        labels: Any = None,
+        box: Any = None,
+        scribbles: Any = None,
+        lassos: Any = None,
+        mask: Any = None,
+        text: Any = None,
+        space: str = "voxel",
+    ) -> Prediction:
+        """Segments the object that the prompts point at.
+
+        Give all prompts of the object at each call, in the order they were made: a call that repeats the last one's
+        prompts and adds to them goes on from its mask and costs one decoder pass; any other call replays the prompts
+        and gives the same answer.
+
+        Args:
+            points: (N, 3) coordinates in ``space``.
+            labels: (N,) 1 to include, 0 to exclude; None for all 1.
+            box: ``(low, high)`` half-open, six numbers, a Box, or several.
+            scribbles: Scribble or several.
+            lassos: Lasso or several.
+            mask: a mask on the image's grid (binary, or ``Mask(..., is_logits=True)``), a Prediction or its
+                ``logits_lowres``, to go on from.
+            text: a term; needs weights trained with text.
+            space: ``voxel`` (indices of the array as given), ``ras`` or ``lps`` (millimetres).
+
+        Returns:
+            The prediction; its mask holds every included point and no excluded one.
+
+        Raises:
+            ValueError: for a prompt that does not fit the image; the message names it and the cure.
+        """
+        started = time.perf_counter()
+        with self._lock:
+            engine = self._require_engine()
+            if text is not None:
+                raise ValueError(
+                    f"text={text!r}: weights {self.model.config.name!r} were not trained with text; "
+                    "give a point, a box, a scribble, a lasso or a mask"
+                )
+            encoded_before = engine.num_encoded
+            if isinstance(mask, (Prediction, LowresLogits)):
+                handed_over = mask.logits_lowres if isinstance(mask, Prediction) else mask
+                if handed_over.signature != engine.signature:
+                    raise ValueError("mask: these logits belong to another image or model; pass a mask on this image's grid")
+                mask = None
+            else:
+                handed_over = None
+            if handed_over is not None and not any(p is not None for p in (points, box, scribbles, lassos)):
+                raise ValueError("mask: low-resolution logits alone change nothing; add a point, box, scribble or lasso")
+            prompts = PromptSet.from_arguments(
+                engine.volume, points=points, labels=labels, box=box, scribbles=scribbles, lassos=lassos, mask=mask, space=space
+            )
+            state = self._advance(prompts, handed_over)
+            return self._prediction(state, started, engine.num_encoded - encoded_before)
+
+    def _advance(self, prompts: PromptSet, handed_over: LowresLogits | None) -> ObjectState:
+        """Plays the prompts that the last object has not seen yet, or all of them."""
+        assert self._interaction is not None
+        if handed_over is not None:
+            state = adopt_object(self._interaction, handed_over.canvas, prompts)
+            rounds = [(prompts, prompt_place(prompts))]
+        elif self._state is not None and is_continuation(self._state.prompts, prompts):
+            state = replace(self._state, changed=(self._state.low, self._state.low))
+            rounds = rounds_after(state.prompts, prompts)
+        else:
+            state = open_object(self._interaction, opening_prompts(prompts))
+            rounds = rounds_after(state.prompts, prompts)
+        first = state if self._state is not None and rounds else None
+        for seen, place in rounds:
+            state = correct_object(self._interaction, state, seen, place)
+        if first is not None and len(rounds) > 1:
+            state = replace(state, changed=changed_box(first, state))
+        self._state = state if handed_over is None else None
+        return state
+
+    def _prediction(self, state: ObjectState, started: float, encoder_calls: int) -> Prediction:
+        engine = self._require_engine()
+        drawing = state.drawing
+        if not state.part.any():
+            logger.warning("the mask is empty: the model found nothing at these prompts; add a point on the object or a box")
+        low, high = engine.volume.from_canonical_box(*state.changed)
+        return Prediction(
+            volume=engine.volume,
+            score=drawing.score,
+            presence=drawing.presence,
+            scores=tuple(s for s, _ in drawing.candidates) or (drawing.score,),
+            changed_box=(tuple(int(v) for v in low), tuple(int(v) for v in high)),  # type: ignore[arg-type]
+            seconds=time.perf_counter() - started,
+            encoder_calls=encoder_calls,
+            level_spacing_mm=engine.lattice.level_spacing_mm(drawing.canvas.level),
+            logits_lowres=LowresLogits(drawing.canvas, engine.signature),
+            _low=state.low,
+            _part=state.part,
+            _alternatives=tuple(c for _, c in drawing.candidates) or (drawing.canvas,),
+        )
+
+    def precompute(
+        self, levels: list[int] | None = None, max_tiles: int | None = None, progress: bool = True, background: bool = False
+    ) -> int | Future[int]:
+        """Encodes tiles before they are asked for, coarsest level first, so that each click costs only the decoder.
+
+        Args:
+            levels: which zoom levels, 0 the finest; None for all that fit the memory cache (all, with a disk cache).
+            max_tiles: stop after so many.
+            progress: show a bar on a terminal.
+            background: return at once with a future; clicks go on meanwhile.
+
+        Returns:
+            Number of tiles now cached, or a future of it.
+        """
+        engine = self._require_engine()
+        chosen = range(engine.lattice.num_levels) if levels is None else levels
+        bad = [level for level in chosen if not 0 <= level < engine.lattice.num_levels]
+        if bad:
+            raise ValueError(f"levels={bad}: this image has levels 0 to {engine.lattice.num_levels - 1}")
+        tiles = [tile for level in sorted(chosen, reverse=True) for tile in engine.lattice.all_tiles(level)]
+        if levels is None and self.cache.disk is None:
+            tiles = tiles[: max(1, self.cache.max_bytes // embedding_bytes(self.model))]
+        tiles = tiles[:max_tiles]
+
+        def work() -> int:
+            from tqdm import tqdm
+
+            shown = progress and sys.stderr.isatty()
+            for tile in tqdm(tiles, desc="encoding tiles", unit="tile", disable=not shown, file=sys.stderr):
+                if self._engine is not engine:
+                    break
+                with self._lock:
+                    engine.embed([tile])
+            return len(tiles)
+
+        if not background:
+            return work()
+        executor = ThreadPoolExecutor(1, thread_name_prefix="promptseg-precompute")
+        future = executor.submit(work)
+        executor.shutdown(wait=False)
+        return future
+
+
+def prompt_place(prompts: PromptSet) -> np.ndarray:
+    """Where the newest prompt lies: the last point, else the last stroke's or box's centre; (3,) canonical voxels."""
+    if len(prompts.points):
+        return prompts.points[-1]
+    if prompts.strokes:
+        return prompts.strokes[-1].voxels.mean(axis=0)
+    low, high = prompts.boxes[-1]
+    return (low + high - 1) / 2
+
+
+def preferred_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it fast, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def embedding_bytes(model: PromptableModel) -> int:
+    """Memory of one tile's embedding, estimated from the model's sizes."""
+    config = model.config
+    channels = (*config.stem_channels, config.embed_dim)
+    values = sum(c * (config.tile_size // s) ** 3 for c, s in zip(channels, (2, 4, 8, 16), strict=True))
+    return (values + config.tile_size**3) * torch.finfo(model.dtype).bits // 8
+
+
+def _digest_weights(model: PromptableModel) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
