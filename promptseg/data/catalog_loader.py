@@ -1,0 +1,171 @@
+"""Reads a catalog from YAML, or makes one of a ``dataset.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .catalog import Catalog, FoldRule, FoldTable, Override, Term
+
+_FIELDS = {f.name for f in dataclasses.fields(Catalog)} - {"listing", "root"}
+
+
+def load_catalog(path: str | Path, root: str | Path | None = None) -> Catalog:
+    """Reads a data set's description.
+
+    Args:
+        path: a YAML catalog; or the ``dataset.json`` of a Medical Decathlon or nnU-Net folder; or one that lists its
+            cases (keys ``cases``, ``labels``, ``licence``).
+        root: folder that the paths in it are relative to. Default: the catalog's ``root`` (relative to its own folder),
+            else the folder of the file; for a ``dataset.json`` that lists cases, the folder above where they are found.
+
+    Returns:
+        The catalog; no image is opened.
+
+    Raises:
+        ValueError: if the file is missing, is not a catalog, or has a key that is unknown or contradicts another.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no catalog at {path}: give a YAML file such as those in configs/catalogs, or a dataset.json")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        content: Any = json.loads(text)
+    else:
+        import yaml
+
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected keys such as name, licence, images, terms")
+    if path.suffix == ".json":
+        return _from_dataset_json(path, content, root)
+    return _from_yaml(path, content, root)
+
+
+def _from_yaml(path: Path, content: dict[str, Any], root: str | Path | None) -> Catalog:
+    given = dict(content)
+    default_root = path.parent / str(given.pop("root", "") or "")
+    base = Path(root) if root is not None else default_root
+    if unknown := set(given) - _FIELDS:
+        raise ValueError(f"{path}: unknown keys {sorted(unknown)}; known are root, {', '.join(sorted(_FIELDS))}")
+    given.setdefault("name", path.stem)
+    if given.get("layout") == "dataset_json":
+        index = base / given.get("index", "dataset.json")
+        if not index.is_file():
+            raise ValueError(f"{path}: no {index}; give the folder that holds the data as root (--root)")
+        listed = json.loads(index.read_text(encoding="utf-8"))
+        given = {**_listed_fields(listed), **given}
+    elif "terms" not in given:
+        given["terms"] = _terms_beside(base / "dataset.json")
+    return _build(path, given, base)
+
+
+def _from_dataset_json(path: Path, content: dict[str, Any], root: str | Path | None) -> Catalog:
+    if "cases" in content:
+        base = Path(root) if root is not None else _root_of_listing(path, content["cases"])
+        fields = {**_listed_fields(content), "layout": "dataset_json", "index": path.name}
+        return _build(path, fields, base)
+    if "labels" not in content:
+        raise ValueError(f"{path} lists neither 'cases' nor 'labels': expected a data set's dataset.json")
+    base = Path(root) if root is not None else path.parent
+    channels = content.get("channel_names") or content.get("modality") or {}
+    if isinstance(channels, str):
+        channels = {"0": channels}
+    nnunet = "channel_names" in content
+    fields: dict[str, Any] = {
+        "name": base.resolve().name,
+        "title": content.get("name", ""),
+        "licence": content.get("licence") or content.get("license") or "unknown",
+        "citation": content.get("reference") or content.get("citation") or "unknown",
+        "modality": next(iter(channels.values()), "unknown"),
+        "layout": "nnunet" if nnunet else "medical_decathlon",
+        "terms": _terms_beside(path),
+    }
+    if nnunet or len(channels) > 1:
+        fields["channels"] = {f"{int(k):04d}" if nnunet else k: v for k, v in channels.items()}
+    return _build(path, fields, base)
+
+
+def _listed_fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Catalog fields of a ``dataset.json`` that lists its cases."""
+    kept = {key: content[key] for key in _FIELDS if key in content and key not in ("labels", "images")}
+    return {**kept, "terms": content.get("labels", {}), "listing": tuple(content["cases"])}
+
+
+def _root_of_listing(path: Path, cases: list[dict[str, Any]]) -> Path:
+    """The folder of a listing, or the one above, whichever holds its first file."""
+    first = next((case[key] for case in cases for key in ("image", "label") if key in case), "")
+    return path.parent if (path.parent / first).is_file() else path.parent.parent
+
+
+def _terms_beside(path: Path) -> dict[int, str]:
+    """Terms of a Medical Decathlon (value -> name) or nnU-Net (name -> value or values) ``dataset.json``, if there."""
+    if not path.is_file():
+        return {}
+    labels = json.loads(path.read_text(encoding="utf-8")).get("labels", {})
+    terms = {}
+    for key, content in labels.items():
+        value, name = (key, content) if str(key).lstrip("-").isdigit() else (content, key)
+        if isinstance(value, list) or name in ("background", "ignore"):
+            continue
+        terms[int(value)] = str(name)
+    terms.pop(0, None)
+    return terms
+
+
+def _build(path: Path, given: dict[str, Any], root: Path) -> Catalog:
+    try:
+        return Catalog(**{**given, **_parsed(given), "root": root})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not a catalog: {type(error).__name__}: {error}") from error
+
+
+def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are nested in YAML, as the dataclasses of the catalog."""
+    parsed: dict[str, Any] = {
+        "terms": tuple(sorted(map(_term, (given.get("terms") or {}).items()), key=lambda term: term.value)),
+        "unions": tuple((name, tuple(map(int, values))) for name, values in (given.get("unions") or {}).items()),
+        "channels": tuple((str(key), str(value)) for key, value in (given.get("channels") or {}).items()),
+        "folds": tuple(map(_fold_rule, (given.get("folds") or {}).items())),
+        "overrides": tuple(map(_override, given.get("overrides") or ())),
+        "ignore": tuple(map(int, given.get("ignore") or ())),
+        "exclude": tuple(map(str, given.get("exclude") or ())),
+    }
+    if given.get("annotated") is not None:
+        parsed["annotated"] = tuple(given["annotated"])
+    if given.get("fold_table"):
+        table = dict(given["fold_table"])
+        rename = tuple((str(key), str(value)) for key, value in (table.pop("rename", None) or {}).items())
+        parsed["fold_table"] = FoldTable(**table, rename=rename)
+    return parsed
+
+
+def _term(item: tuple[Any, Any]) -> Term:
+    value, content = item
+    if isinstance(content, Mapping):
+        return Term(int(value), **content)
+    return Term(int(value), str(content))
+
+
+def _fold_rule(item: tuple[str, Any]) -> FoldRule:
+    fold, content = item
+    if isinstance(content, (int, float)):
+        return FoldRule(fold, fraction=float(content))
+    return FoldRule(fold, match=(content,) if isinstance(content, str) else tuple(map(str, content)))
+
+
+def _override(content: Mapping[str, Any]) -> Override:
+    fields = dict(content)
+    match = fields.pop("match")
+    annotated = fields.pop("annotated", None)
+    return Override(
+        match=(match,) if isinstance(match, str) else tuple(map(str, match)),
+        annotated=None if annotated is None else tuple(annotated),
+        **fields,
+    )

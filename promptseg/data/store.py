@@ -1,0 +1,245 @@
+"""Prepares a store: the training data of many data sets as chunked arrays with an index, one case at a time.
+
+    STORE/store.json                     data sets: licence, citation, terms, ...
+    STORE/index.jsonl                    one record per case, sorted
+    STORE/rejected.jsonl                 cases that could not be used in the last run, and why
+    STORE/cases/DATASET/CASE/            image.b2nd, label.b2nd, foreground.npy, case.json
+
+A case appears under ``cases`` by one rename, complete and durable, so a run that is killed at any moment leaves whole
+cases only and the next run does the rest. ``index.jsonl`` repeats the ``case.json`` files and can be made of them
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .catalog import Case, Catalog
+from .catalog_check import find_duplicates
+from .check_report import Finding
+from .layouts import scan
+from .parallel import run_isolated
+from .store_case import (
+    RECORD,
+    RECORD_VERSION,
+    StoreConfig,
+    damaged_files,
+    describe,
+    source_signature,
+    write_case,
+    write_record,
+)
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "promptseg-store"
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What a run did.
+
+    Attributes:
+        prepared: keys of the cases that were written.
+        kept: keys of the cases that were there already, unchanged.
+        rejected: (key, reason) of the cases that could not be used.
+        findings: duplicates and leakage among all cases of the store.
+        seconds: wall time.
+    """
+
+    prepared: tuple[str, ...]
+    kept: tuple[str, ...]
+    rejected: tuple[tuple[str, str], ...]
+    findings: tuple[Finding, ...]
+    seconds: float
+
+
+def prepare(
+    catalogs: Sequence[Catalog],
+    store: str | Path,
+    *,
+    workers: int = 0,
+    config: StoreConfig | None = None,
+    verify: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> PrepareReport:
+    """Writes the cases of data sets into a store, or brings a store up to date.
+
+    Args:
+        catalogs: data sets; those of earlier runs stay in the store.
+        store: folder; created if missing.
+        workers: processes; 0 runs in this one. The store does not depend on it.
+        config: how arrays are stored.
+        verify: reads the files of cases that are there already and makes the damaged ones again; else their sizes are
+            compared.
+        progress: called with the number of cases done and of all cases.
+
+    Returns:
+        What was done. A case that cannot be used is in ``rejected``, never an exception; if an earlier run had stored
+        it, that version stays, since the cause may be a disk that is away for a moment.
+
+    Raises:
+        ValueError: if a root is missing, two catalogs share a name, two cases a folder, the folder holds something else
+            than a store, or another run is writing to it.
+    """
+    started = time.monotonic()
+    config = config or StoreConfig()
+    root = Path(store)
+    if len({catalog.name for catalog in catalogs}) < len(catalogs):
+        raise ValueError(f"catalogs {[catalog.name for catalog in catalogs]}: give each data set a name of its own")
+    pairs = [(replace(catalog, listing=()), case) for catalog in catalogs for case in scan(catalog).cases]
+    _check_folders([case for _, case in pairs])
+    with _locked(root):
+        datasets = _merge_datasets(root, catalogs)
+        _write_text(root / "store.json", json.dumps(datasets, indent=1, sort_keys=True) + "\n")
+        work = partial(_bring_up_to_date, root=root, config=config, verify=verify)
+        prepared, kept, rejected = [], [], []
+        try:
+            for done, outcome in enumerate(run_isolated(work, pairs, workers), 1):
+                key = outcome.item[1].key
+                if outcome.result is None:
+                    logger.warning("%s is left out: %s", key, outcome.error)
+                    rejected.append((key, outcome.error))
+                else:
+                    (prepared if outcome.result == "prepared" else kept).append(key)
+                if progress is not None:
+                    progress(done, len(pairs))
+        finally:
+            records = list(read_records(root))
+            rows = [json.dumps(record, sort_keys=True) + "\n" for record in records]
+            _write_text(root / "index.jsonl", "".join(rows))
+            rows = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(rejected)]
+            _write_text(root / "rejected.jsonl", "".join(rows))
+    findings = find_duplicates([(r["dataset"], r["case"], r["patient"], r["fold"], r["content_hash"]) for r in records])
+    for finding in findings:
+        logger.warning("%s: %s", finding.code, finding.message)
+    seconds = time.monotonic() - started
+    return PrepareReport(
+        tuple(sorted(prepared)), tuple(sorted(kept)), tuple(sorted(rejected)), tuple(findings), seconds
+    )
+
+
+def case_folder(store: Path, case: Case) -> Path:
+    """Where a case lies in a store; characters that file systems dislike become ``_``."""
+    return store / "cases" / case.dataset / re.sub(r"[^A-Za-z0-9_.\-]|^\.", "_", case.name)
+
+
+def read_records(store: Path) -> Iterator[dict[str, Any]]:
+    """Records of the cases in a store, sorted by data set and case, read from their ``case.json``."""
+    for dataset in sorted(path for path in (store / "cases").glob("*") if path.is_dir()):
+        for folder in sorted(path for path in dataset.iterdir() if path.is_dir()):
+            record = _read_record(folder)
+            if record is not None:
+                yield {**record, "folder": folder.relative_to(store).as_posix()}
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _bring_up_to_date(pair: tuple[Catalog, Case], root: Path, config: StoreConfig, verify: bool) -> str:
+    """Prepares one case unless it is there; returns ``prepared`` or ``kept``."""
+    catalog, case = pair
+    folder = case_folder(root, case)
+    record = _read_record(folder)
+    if record is not None and record.get("signature") == source_signature(catalog, case, config):
+        bad = damaged_files(folder, record["files"], thorough=verify)
+        if not bad:
+            if any(record[key] != value for key, value in describe(case).items()):
+                write_record(folder, {**record, **describe(case)})
+            return "kept"
+        logger.warning("%s: %s is damaged and is made again", case.key, ", ".join(bad))
+    draft = root / ".drafts" / uuid.uuid4().hex
+    draft.mkdir(parents=True)
+    try:
+        record = write_case(draft, catalog, case, config)
+        if bad := damaged_files(draft, record["files"]):
+            raise ValueError(f"{', '.join(bad)} cannot be read back as written: is the disk full or failing?")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove(root, folder)
+        os.rename(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return "prepared"
+
+
+def _remove(root: Path, folder: Path) -> None:
+    """Takes a case away in one step, then deletes it."""
+    if folder.exists():
+        trash = root / ".drafts" / uuid.uuid4().hex
+        trash.parent.mkdir(exist_ok=True)
+        os.rename(folder, trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def _check_folders(cases: Sequence[Case]) -> None:
+    seen: dict[str, str] = {}
+    for case in cases:
+        folder = str(case_folder(Path(), case)).lower()
+        if folder in seen:
+            raise ValueError(f"cases {seen[folder]} and {case.key} would share a folder: rename one")
+        seen[folder] = case.key
+
+
+def _merge_datasets(root: Path, catalogs: Sequence[Catalog]) -> dict[str, Any]:
+    """``store.json``: the data sets that were there and the given ones."""
+    path = root / "store.json"
+    content: dict[str, Any] = {"format": FORMAT, "version": RECORD_VERSION, "datasets": {}}
+    if path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT or content.get("version") != RECORD_VERSION:
+            raise ValueError(f"{path} is not a store of version {RECORD_VERSION}: give another folder")
+    for catalog in catalogs:
+        kept = ("title", "licence", "citation", "url", "anatomy", "modality", "ground_truth", "ship_weights")
+        content["datasets"][catalog.name] = {
+            **{key: getattr(catalog, key) for key in kept},
+            "terms": {str(value): name for value, name in catalog.names.items()},
+            "unions": {name: list(values) for name, values in catalog.unions},
+            "ignore": list(catalog.ignore),
+            "unnamed_values": catalog.unnamed_values,
+        }
+    return content
+
+
+def _write_text(path: Path, text: str) -> None:
+    draft = path.with_name(path.name + ".draft")
+    with draft.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, path)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Holds the store for one run; the lock goes with the process, however it ends. Clears drafts of killed runs."""
+    if root.exists() and any(root.iterdir()) and not (root / "store.json").is_file() and not (root / ".lock").exists():
+        raise ValueError(f"{root} is neither empty nor a store: give another folder")
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as stream:
+        try:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows has no flock: two runs at a time are the user's to avoid there
+            pass
+        except OSError as error:
+            raise ValueError(f"another run is writing to {root}: wait for it to end") from error
+        shutil.rmtree(root / ".drafts", ignore_errors=True)
+        yield
+        shutil.rmtree(root / ".drafts", ignore_errors=True)

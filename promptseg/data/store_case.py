@@ -1,0 +1,288 @@
+"""Writes one case into a store: its arrays, its foreground voxels and the record that describes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .catalog import Case, Catalog
+from .catalog_check import content_hash
+from .label_maps import read_labels
+from .reading import grid_difference, read_grid
+
+RECORD_VERSION = 1
+RECORD, IMAGE, LABEL, FOREGROUND = "case.json", "image.b2nd", "label.b2nd", "foreground.npy"
+
+StatisticsHook = Callable[[np.ndarray], Mapping[str, Any]]
+"""Measures a canonical image, for the intensity preprocessing; returns what JSON can hold."""
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """How arrays are stored.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
+
+    chunk_size: int = 64
+    """Side of a compressed chunk in voxels."""
+    block_size: int = 16
+    """Side of the smallest piece that is decompressed on its own, in voxels."""
+    compression_level: int = 5
+    """0 (none) to 9."""
+    foreground_samples: int = 256
+    """Voxels sampled of each label for the index; all of them where there are fewer."""
+    statistics: StatisticsHook | None = None
+    """Called with the canonical image; a function of a module, so that other processes can import it."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.block_size <= self.chunk_size:
+            raise ValueError(
+                f"block_size={self.block_size} and chunk_size={self.chunk_size}: expected 1 <= block_size <= chunk_size"
+            )
+        if not 0 <= self.compression_level <= 9 or self.foreground_samples < 1:
+            raise ValueError(
+                f"compression_level={self.compression_level} (0 to 9) or foreground_samples={self.foreground_samples} "
+                "(1 or more) is out of range"
+            )
+
+    @property
+    def statistics_name(self) -> str:
+        """Where the hook comes from, as ``module:function``."""
+        hook = self.statistics
+        return "" if hook is None else f"{hook.__module__}:{getattr(hook, '__qualname__', type(hook).__name__)}"
+
+
+def source_signature(catalog: Catalog, case: Case, config: StoreConfig) -> str:
+    """Changes when the arrays of a case would: its files, how labels are read, or how arrays are stored.
+
+    Raises:
+        ValueError: if a file is missing.
+    """
+    files = []
+    for path in case.files:
+        if not path.is_file():
+            raise ValueError(f"{path} is missing")
+        status = path.stat()
+        files.append([path.name, status.st_size, status.st_mtime_ns])
+    values = [[label.value, label.rater] for label in case.labels]
+    reading = [catalog.label_format, catalog.raters, catalog.threshold, catalog.probability_scale]
+    reading += [catalog.trust_label_affine, case.frame, list(catalog.ignore)]
+    if catalog.label_format == "probabilities":
+        reading.append([term.value for term in catalog.terms])
+    storing = [config.chunk_size, config.block_size, config.compression_level, config.foreground_samples]
+    content = [RECORD_VERSION, files, values, reading, storing, config.statistics_name]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+
+def describe(case: Case) -> dict[str, Any]:
+    """The part of a record that comes from the catalog and can change without the arrays."""
+    return {
+        "dataset": case.dataset,
+        "case": case.name,
+        "patient": case.patient,
+        "fold": case.fold,
+        "modality": case.modality,
+        "annotated": list(case.annotated),
+        "complete": case.complete,
+        "instances": case.instances,
+    }
+
+
+def write_case(folder: Path, catalog: Catalog, case: Case, config: StoreConfig) -> dict[str, Any]:
+    """Reads a case and writes it into an empty folder.
+
+    Args:
+        folder: exists and is empty.
+        catalog: the case's.
+        case: what to read.
+        config: how to store it.
+
+    Returns:
+        The record, which is also written as ``case.json``, last.
+
+    Raises:
+        ValueError: if the case cannot be used: a file that is not readable, grids that differ, a constant image.
+    """
+    signature = source_signature(catalog, case, config)
+    image = None if case.image is None else read_grid(case.image, case.frame)
+    labels = read_labels(catalog, case, image)
+    grid = image if image is not None else labels.grid if labels is not None else None
+    if grid is None:
+        raise ValueError(f"{case.key} has neither an image nor a label")
+    record: dict[str, Any] = {
+        **describe(case),
+        "version": RECORD_VERSION,
+        "signature": signature,
+        "shape": list(grid.array.shape[:3]),
+        "spacing_mm": grid.spacing_mm.tolist(),
+        "affine": grid.affine.tolist(),
+        "orientation": grid.orientation,
+        "content_hash": content_hash(grid.array),
+        "files": {},
+        "labels": [],
+        "statistics": {},
+    }
+    if image is not None:
+        if image.array.ndim != 3:
+            raise ValueError(f"{case.image}: shape {image.array.shape}; list the fourth axis under 'channels'")
+        record["statistics"] = intensity_statistics(image.array)
+        if record["statistics"]["minimum"] == record["statistics"]["maximum"]:
+            raise ValueError(f"{case.image}: every voxel is {image.array.flat[0]}")
+        if config.statistics is not None:
+            record["statistics"]["custom"] = _jsonable(config.statistics(image.array))
+        record["nonfinite"] = image.nonfinite_count
+        write_array(folder / IMAGE, image.array, config)
+    if labels is not None:
+        if image is not None and (difference := grid_difference(image, labels.grid)):
+            raise ValueError(
+                f"{case.labels[0].path}: the grid is not the image's: {difference}; resample the label to the image"
+            )
+        record["labels"], foreground = index_labels(labels.grid.array, case.key, config.foreground_samples)
+        record["overlap_voxels"], record["disputed_voxels"] = labels.overlap_voxels, labels.disputed_voxels
+        write_array(folder / LABEL, labels.grid.array, config)
+        with (folder / FOREGROUND).open("wb") as stream:
+            np.save(stream, foreground)
+    for path in sorted(folder.iterdir()):
+        _flush(path)
+        record["files"][path.name] = {"bytes": path.stat().st_size, "checksum": file_checksum(path)}
+    write_record(folder, record)
+    return record
+
+
+def write_array(path: Path, array: np.ndarray, config: StoreConfig) -> None:
+    """Writes a 3D array as a blosc2 ``.b2nd`` file; equal arrays give equal bytes."""
+    import blosc2
+
+    chunks = tuple(min(config.chunk_size, side) for side in array.shape)
+    blosc2.asarray(
+        np.ascontiguousarray(array),  # type: ignore[arg-type]
+        urlpath=str(path),
+        chunks=chunks,
+        blocks=tuple(min(config.block_size, side) for side in chunks),
+        cparams={
+            "codec": blosc2.Codec.LZ4 if path.name == IMAGE else blosc2.Codec.ZSTD,
+            "clevel": config.compression_level,
+            "filters": [blosc2.Filter.BITSHUFFLE],
+            "nthreads": 1,
+        },
+    )
+
+
+def index_labels(labels: np.ndarray, key: str, samples: int) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Finds the box, the size and some voxels of each label.
+
+    Args:
+        labels: (I, J, K) whole numbers.
+        key: of the case; with the label value it seeds the sampling, so the result depends on nothing else.
+        samples: voxels of each label.
+
+    Returns:
+        One entry per value but 0, ascending: ``value``, ``voxels``, half-open box ``low`` and ``high``, and ``samples``
+        (first row and row after the last in the voxels); and (V, 3) int32 sampled voxels.
+    """
+    from scipy.ndimage import find_objects
+
+    lowest = min(int(labels.min()), 0)
+    positive = labels if lowest == 0 else labels.astype(np.int64) - lowest + 1
+    entries: list[dict[str, Any]] = []
+    rows: list[np.ndarray] = []
+    first = 0
+    for index, box in enumerate(find_objects(positive), 1):
+        value = index if lowest == 0 else index + lowest - 1
+        if box is None or value == 0:
+            continue
+        inside = np.flatnonzero(labels[box] == value)
+        low = np.array([side.start for side in box])
+        seed = hashlib.blake2b(f"{key}/{value}".encode(), digest_size=8).digest()
+        rng = np.random.default_rng(int.from_bytes(seed, "big"))
+        chosen = np.sort(rng.choice(inside, min(samples, len(inside)), replace=False))
+        shape = tuple(side.stop - side.start for side in box)
+        rows.append(np.stack(np.unravel_index(chosen, shape), axis=1) + low)
+        entries.append(
+            {
+                "value": value,
+                "voxels": len(inside),
+                "low": low.tolist(),
+                "high": [side.stop for side in box],
+                "samples": [first, first + len(chosen)],
+            }
+        )
+        first += len(chosen)
+    voxels = np.concatenate(rows) if rows else np.zeros((0, 3))
+    return entries, voxels.astype(np.int32)
+
+
+def intensity_statistics(array: np.ndarray, max_samples: int = 1_000_000) -> dict[str, Any]:
+    """Extremes of an image, and mean, standard deviation and percentiles of voxels at regular steps.
+
+    Args:
+        array: (I, J, K) finite.
+        max_samples: about how many voxels the latter are taken from.
+    """
+    step = max(1, int(np.ceil((array.size / max_samples) ** (1 / 3))))
+    voxels = array[::step, ::step, ::step].astype(np.float64)
+    percents = (0.1, 0.5, 1, 5, 25, 50, 75, 95, 99, 99.5, 99.9)
+    return {
+        "minimum": array.min().item(),
+        "maximum": array.max().item(),
+        "mean": float(voxels.mean()),
+        "std": float(voxels.std()),
+        "percentiles": {f"{p:g}": float(v) for p, v in zip(percents, np.percentile(voxels, percents), strict=True)},
+    }
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes ``case.json`` in one step."""
+    draft = folder / (RECORD + ".draft")
+    draft.write_text(json.dumps(record, sort_keys=True), encoding="utf-8")
+    _flush(draft)
+    os.replace(draft, folder / RECORD)
+
+
+def _flush(path: Path) -> None:
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+def file_checksum(path: Path) -> str:
+    """BLAKE2b-128 of a file's bytes, as hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def damaged_files(folder: Path, files: Mapping[str, Mapping[str, Any]], thorough: bool = True) -> list[str]:
+    """Names of a case's files that are missing or are not what was written.
+
+    Args:
+        folder: of the case.
+        files: name -> bytes and checksum, of the record.
+        thorough: reads every byte; else sizes are compared only.
+    """
+    bad = []
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != expected["bytes"]:
+            bad.append(name)
+        elif thorough and file_checksum(path) != expected["checksum"]:
+            bad.append(name)
+    return bad
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(content) for key, content in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [_jsonable(content) for content in value] if isinstance(value, (list, tuple)) else value

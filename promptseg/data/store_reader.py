@@ -1,0 +1,254 @@
+"""Reads crops and the index of a store, from any thread and any process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .store_case import IMAGE, LABEL
+from .store_source import ArraySource, FolderSource, Kind, read_padded
+
+
+@dataclass(frozen=True)
+class LabelEntry:
+    """A label of a case, in canonical voxels.
+
+    Attributes:
+        value: in the label map.
+        term: what it is, or None for a value without a term.
+        voxels: how many.
+        low: (3,) int, first voxel of its box.
+        high: (3,) int, one past the last.
+        rows: first and one past the last row of the case's sampled foreground voxels.
+    """
+
+    value: int
+    term: str | None
+    voxels: int
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+    rows: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class StoreCase:
+    """One case of a store: what the index says about it, and crops of its arrays.
+
+    Coordinates are canonical voxels (closest to RAS), spacing and dtype the original's.
+
+    Attributes:
+        record: the case's line of the index.
+        dataset_info: licence, terms and more, of its data set.
+        source: where its bytes come from.
+    """
+
+    record: dict[str, Any]
+    dataset_info: dict[str, Any]
+    source: ArraySource
+
+    @property
+    def key(self) -> str:
+        """``dataset/name``."""
+        return f"{self.dataset}/{self.name}"
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.record["dataset"]
+
+    @property
+    def name(self) -> str:
+        """Name within the data set."""
+        return self.record["case"]
+
+    @property
+    def patient(self) -> str:
+        """The unit that folds are made of."""
+        return self.record["patient"]
+
+    @property
+    def fold(self) -> str:
+        """``train``, ``validation`` or another."""
+        return self.record["fold"]
+
+    @property
+    def modality(self) -> str:
+        """Such as ``CT`` or ``MR T2``."""
+        return self.record["modality"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        i, j, k = self.record["shape"]
+        return i, j, k
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """(3,) float64."""
+        return np.array(self.record["spacing_mm"])
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) float64, canonical voxel -> RAS millimetres."""
+        return np.array(self.record["affine"])
+
+    @property
+    def has_image(self) -> bool:
+        """False for a label map without an image."""
+        return IMAGE in self.record["files"]
+
+    @property
+    def has_label(self) -> bool:
+        """False for an unlabelled image."""
+        return LABEL in self.record["files"]
+
+    @property
+    def annotated(self) -> tuple[int, ...]:
+        """Label values whose absence means "not in this image"; every other term is unknown, not background."""
+        return tuple(self.record["annotated"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every instance of the annotated terms is labelled."""
+        return self.record["complete"]
+
+    @property
+    def instances(self) -> bool:
+        """Whether label values number instances rather than name structures."""
+        return self.record["instances"]
+
+    @property
+    def ignore(self) -> tuple[int, ...]:
+        """Label values that are neither object nor background."""
+        return tuple(self.dataset_info["ignore"])
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """Intensity statistics; what the hook measured is under ``custom``. Empty without an image."""
+        return self.record["statistics"]
+
+    @cached_property
+    def labels(self) -> dict[int, LabelEntry]:
+        """Label value -> entry, for the values that occur and are not ignored."""
+        terms = self.dataset_info["terms"]
+        return {
+            entry["value"]: LabelEntry(
+                value=entry["value"],
+                term=terms.get(str(entry["value"])),
+                voxels=entry["voxels"],
+                low=tuple(entry["low"]),
+                high=tuple(entry["high"]),
+                rows=tuple(entry["samples"]),
+            )
+            for entry in self.record["labels"]
+            if entry["value"] not in self.dataset_info["ignore"]
+        }
+
+    def foreground(self, value: int) -> np.ndarray:
+        """Sampled voxels of a label, (V, 3) int32, sorted; reads a small file."""
+        first, stop = self.labels[value].rows
+        return self.source.foreground(self.record)[first:stop]
+
+    def read_crop(
+        self, start: Sequence[int], size: Sequence[int], kind: Kind = "image", fill: float | None = None
+    ) -> np.ndarray:
+        """Reads a box, padded where it leaves the volume.
+
+        Args:
+            start: (3,) first voxel; may be negative or beyond the volume.
+            size: (3,) voxels along each axis.
+            kind: the image or the label map.
+            fill: value outside the volume; default: the image's minimum, 0 for labels.
+
+        Returns:
+            (size) contiguous array of the original dtype, the caller's to change.
+
+        Raises:
+            ValueError: if the case has no such array, the size is not positive, a number is not whole, or the stored
+                file is damaged.
+        """
+        if not (self.has_image if kind == "image" else self.has_label):
+            raise ValueError(f"{self.key} has no {kind}")
+        outside: float = fill if fill is not None else self.statistics["minimum"] if kind == "image" else 0
+        try:
+            return read_padded(self.source.open(self.record, kind), start, size, outside)
+        except RuntimeError as error:  # blosc2's word for a chunk that does not decompress
+            raise ValueError(f"{kind} of {self.key} is damaged ({error}); prepare it again with --verify") from error
+
+    def read(self, kind: Kind = "image") -> np.ndarray:
+        """Reads the whole array."""
+        return self.read_crop((0, 0, 0), self.shape, kind)
+
+    def damaged_files(self) -> list[str]:
+        """Names of the files that are not as written; reads all of them."""
+        return self.source.damaged(self.record)
+
+
+class Store:
+    """A store of prepared cases, in the order of its index.
+
+    Args:
+        path: folder that :func:`promptseg.data.store.prepare` made.
+        verify: ``size`` or ``checksum``, see :class:`FolderSource`.
+
+    Raises:
+        ValueError: if the folder is not a store.
+
+    Example:
+        >>> store = Store("store")                                            # doctest: +SKIP
+        >>> case = store.select(fold="train", modality="CT")[0]               # doctest: +SKIP
+        >>> crop = case.read_crop(start=(10, 20, -5), size=(96, 96, 96))      # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path, verify: Literal["size", "checksum"] = "size") -> None:
+        root = Path(path)
+        if not (root / "store.json").is_file() or not (root / "index.jsonl").is_file():
+            raise ValueError(f"{root} is not a store: make one with promptseg data prepare CATALOG -o {root}")
+        content = json.loads((root / "store.json").read_text(encoding="utf-8"))
+        with (root / "index.jsonl").open(encoding="utf-8") as stream:
+            records = [json.loads(line) for line in stream]
+        self._fill(content["datasets"], records, FolderSource(root, verify))
+
+    @classmethod
+    def from_parts(cls, datasets: dict[str, Any], records: Sequence[dict[str, Any]], source: ArraySource) -> Store:
+        """A store whose index was read from elsewhere."""
+        store = cls.__new__(cls)
+        store._fill(datasets, records, source)
+        return store
+
+    def _fill(self, datasets: dict[str, Any], records: Sequence[dict[str, Any]], source: ArraySource) -> None:
+        self.datasets = datasets
+        """Name of a data set -> licence, citation, terms and more."""
+        self.cases = tuple(StoreCase(record, datasets[record["dataset"]], source) for record in records)
+        self._by_key = {case.key: case for case in self.cases}
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[StoreCase]:
+        return iter(self.cases)
+
+    def __getitem__(self, key: int | str) -> StoreCase:
+        return self.cases[key] if isinstance(key, int) else self._by_key[key]
+
+    def select(
+        self, *, fold: str | None = None, dataset: str | None = None, modality: str | None = None
+    ) -> tuple[StoreCase, ...]:
+        """Cases that have all the given properties."""
+        wanted = {"fold": fold, "dataset": dataset, "modality": modality}
+        wanted = {key: value for key, value in wanted.items() if value is not None}
+        return tuple(case for case in self.cases if all(case.record[key] == value for key, value in wanted.items()))
+
+    def verify(self) -> dict[str, list[str]]:
+        """Compares every file with its checksum.
+
+        Returns:
+            Key of a case -> names of its damaged files; empty if all is well. Cost: every byte of the store.
+        """
+        return {case.key: bad for case in self.cases if (bad := case.damaged_files())}
