@@ -1,0 +1,25 @@
+"""The list of subcommands."""
+
+from __future__ import annotations
+
+import importlib
+
+from .command import Command
+
+COMMANDS: dict[str, str] = {
+    "segment": "segment an object of an image from clicks, boxes, scribbles, a mask or a word",
+    "info": "describe an image: orientation, spacing, intensities, modality, zoom levels",
+    "demo": "segment a few organs of the volume that ships, and draw them",
+    "doctor": "check the installation: versions, device, weights, a timed self-test",
+    "cache": "show or clear the image embeddings kept on disk",
+}
+"""Name -> one line; the module of the same name in this package does the work."""
+
+
+def load_command(name: str) -> Command:
+    """Imports a subcommand.
+
+    Args:
+        name: a key of :data:`COMMANDS`.
+    """
+    return importlib.import_module(f".{name}", __package__).COMMAND

@@ -1,0 +1,39 @@
+"""Checks of file names before any work is done for them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+
+
+def check_image_output(output: str, inputs: tuple[str | None, ...]) -> None:
+    """Refuses a mask's file name that cannot be written, or that is one of the inputs.
+
+    Args:
+        output: the name given.
+        inputs: files that are read, which must not be overwritten.
+
+    Raises:
+        ValueError: naming the file and the cure.
+    """
+    path = Path(output)
+    if not path.name.lower().endswith(IMAGE_SUFFIXES):
+        raise ValueError(f"output {output!r}: expected a name that ends in one of {', '.join(IMAGE_SUFFIXES)}")
+    check_folder(path.parent, output)
+    for name in inputs:
+        if name and path.exists() and os.path.exists(name) and os.path.samefile(path, name):
+            raise ValueError(f"output {output!r} is also an input; choose another name, so that it is not overwritten")
+
+
+def check_folder(folder: Path, output: str) -> None:
+    """Refuses a folder that is not there or not writable.
+
+    Raises:
+        ValueError: naming the folder and the cure.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"output {output!r}: folder {str(folder)!r} does not exist; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"output {output!r}: no permission to write in {str(folder)!r}; choose another folder")

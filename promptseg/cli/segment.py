@@ -1,0 +1,183 @@
+"""``promptseg segment``: an image and prompts in, a mask on the image's own grid out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from .command import Command, option
+from .coordinates import Coordinates, parse_coordinates, parse_stroke
+from .loading import DEFAULT_MODEL, load_predictor, progress_bar
+from .paths import check_image_output
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..prediction import Prediction
+    from ..volume import Volume
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Segments one object of a 3D image from prompts, and writes the mask on the image's own grid.
+
+    All prompts speak of one object and may be mixed. Points are voxel indices i,j,k of the image as nibabel reads it;
+    with --space ras or lps they are millimetres. A negative number needs no quoting: --point -12.5,3,4.
+    """
+
+    image: str = option(metavar="IMAGE", is_positional=True)
+    """image to segment: .nii, .nii.gz, or (with the extra promptseg[itk]) .nrrd, .mha, .mhd"""
+    output: str = option(short="-o", metavar="OUT")
+    """where to write the mask: uint8, 1 in the object; the suffix chooses the format"""
+    point: tuple[Coordinates, ...] = option((), metavar="I,J,K", is_repeatable=True)
+    """a click on the object; may be repeated"""
+    negative: tuple[Coordinates, ...] = option((), metavar="I,J,K", is_repeatable=True)
+    """a click on what does not belong to the object; may be repeated; these count as made after the --point ones"""
+    box: tuple[Coordinates, ...] = option((), metavar="I0,J0,K0,I1,J1,K1", is_repeatable=True)
+    """a box around the object: its first voxel and the one after its last; one voxel thick for a box on a slice"""
+    scribble: tuple[tuple[Coordinates, ...], ...] = option((), metavar='"I,J,K;..."', is_repeatable=True)
+    """a line drawn on the object, point by point; may be repeated"""
+    negative_scribble: tuple[tuple[Coordinates, ...], ...] = option((), metavar='"I,J,K;..."', is_repeatable=True)
+    """a line drawn beside the object; may be repeated"""
+    lasso: tuple[tuple[Coordinates, ...], ...] = option((), metavar='"I,J,K;..."', is_repeatable=True)
+    """a closed contour around the object on one slice, point by point; may be repeated"""
+    mask: str | None = option(None, metavar="FILE")
+    """a mask to start from, on the image's grid, such as an earlier result"""
+    text: str | None = option(None, metavar="WORDS")
+    """what to segment, in words; needs weights that were trained with text"""
+    space: Literal["voxel", "ras", "lps"] = "voxel"
+    """what coordinates mean: voxel indices, or millimetres right-anterior-superior or left-posterior-superior"""
+    overlay: str | None = option(None, metavar="FILE.png")
+    """draw the result on three slices through the first click"""
+    model: str = option(DEFAULT_MODEL, metavar="NAME")
+    """weights: a name that promptseg doctor lists, or a folder"""
+    device: str | None = option(None, metavar="DEVICE")
+    """cpu, cuda, cuda:N or mps; a GPU is used if there is one"""
+    cache: bool = False
+    """keep what is computed of the image on disk, so that the next command on the same image is faster"""
+
+    def __post_init__(self) -> None:
+        for name in ("point", "negative"):
+            parsed = tuple(parse_coordinates(v, 3, f"--{name}", "I,J,K") for v in getattr(self, name))
+            object.__setattr__(self, name, parsed)
+        boxes = tuple(parse_coordinates(v, 6, "--box", "I0,J0,K0,I1,J1,K1") for v in self.box)
+        object.__setattr__(self, "box", boxes)
+        for name in ("scribble", "negative_scribble", "lasso"):
+            strokes = tuple(parse_stroke(v, f"--{name.replace('_', '-')}") for v in getattr(self, name))
+            object.__setattr__(self, name, strokes)
+        given = (self.point, self.negative, self.box, self.scribble, self.negative_scribble, self.lasso)
+        if not any(given) and self.mask is None and self.text is None:
+            raise ValueError("no prompt: give at least one --point, --box, --scribble, --lasso, --mask or --text")
+
+
+def run(config: SegmentConfig) -> int:
+    """Segments, writes the mask and the picture, and prints one line about each."""
+    check_image_output(config.output, (config.image, config.mask))
+    if config.overlay:
+        from ..render import check_picture_path
+
+        check_picture_path(config.overlay)
+
+    from ..io import read_volume
+
+    with progress_bar("reading", total=3, unit="step") as bar:
+        volume = read_volume(config.image)
+        prompts = prompt_arguments(config, volume)
+        bar.update()
+        bar.set_description("loading")
+        predictor = load_predictor(config.model, config.device, config.cache)
+        bar.update()
+        bar.set_description("segmenting")
+        prediction = predictor.set_image(volume).predict(**prompts)
+        bar.update()
+    prediction.save(config.output)
+    print(describe(prediction, config.output))
+    if config.overlay:
+        draw(config, prediction)
+        print(f"{config.overlay}: slices through {'the first click' if config.point else 'the mask'}")
+    return 0
+
+
+def prompt_arguments(config: SegmentConfig, volume: Volume) -> dict[str, Any]:
+    """Arguments of ``Predictor.predict`` for the prompts of a command line.
+
+    Raises:
+        ValueError: for a mask file on another grid.
+    """
+    from ..prompts import Box, Lasso, Scribble
+
+    points = [*config.point, *config.negative]
+    scribbles = [Scribble(s, label=1) for s in config.scribble] + [Scribble(s, label=0) for s in config.negative_scribble]
+    return {
+        "points": points or None,
+        "labels": [1] * len(config.point) + [0] * len(config.negative) if points else None,
+        "box": [Box(b[:3], b[3:]) for b in config.box] or None,
+        "scribbles": scribbles or None,
+        "lassos": [Lasso(contour) for contour in config.lasso] or None,
+        "mask": read_mask(config.mask, volume) if config.mask else None,
+        "text": config.text,
+        "space": config.space,
+    }
+
+
+def read_mask(path: str, volume: Volume) -> np.ndarray:
+    """Reads a mask that must lie on a volume's grid.
+
+    Args:
+        path: of the mask; every value but 0 belongs to the object.
+        volume: the image.
+
+    Returns:
+        (I, J, K) uint8.
+
+    Raises:
+        ValueError: for another shape or another place in space.
+    """
+    import numpy as np
+
+    from ..io import read_volume
+
+    mask = read_volume(path)
+    if mask.shape != volume.shape:
+        raise ValueError(
+            f"--mask {path}: its shape {tuple(mask.shape)} is not the image's {tuple(volume.shape)}; resample it onto the image"
+        )
+    corners = np.array([[0, 0, 0, 1], [*(np.array(volume.shape) - 1), 1]], dtype=float)
+    shift_mm = np.abs((mask.affine - volume.affine) @ corners.T).max()
+    if shift_mm > 0.1 * volume.spacing_mm.min():
+        raise ValueError(
+            f"--mask {path}: it has the image's shape but lies up to {shift_mm:.3g} mm away from it; resample it onto the image"
+        )
+    return (mask.array != 0).astype(np.uint8)
+
+
+def describe(prediction: Prediction, path: str) -> str:
+    """One line about a result."""
+    amount = f"{prediction.volume_ml:.3g} ml" if prediction.volume_ml < 100 else f"{prediction.volume_ml:.0f} ml"
+    return f"{path}: {amount}, estimated IoU {prediction.score:.2f}, {prediction.seconds:.2f} s"
+
+
+def draw(config: SegmentConfig, prediction: Prediction) -> None:
+    """Writes the picture of a result."""
+    import numpy as np
+
+    from ..render import render_overlay, save_picture
+
+    volume = prediction.volume
+    clicks = np.array([*config.point, *config.negative], dtype=float).reshape(-1, 3)
+    if config.space != "voxel" and len(clicks):
+        clicks = volume.world_to_voxel(clicks, space=config.space)
+    labels = [1] * len(config.point) + [0] * len(config.negative)
+    assert config.overlay is not None
+    save_picture(render_overlay(volume, prediction.mask, clicks, labels), config.overlay)
+
+
+COMMAND = Command(
+    SegmentConfig,
+    run,
+    example="""\
+  promptseg segment ct.nii.gz --point 86,47,100 -o liver.nii.gz --overlay liver.png
+  promptseg segment ct.nii.gz --point 86,47,100 --negative 86,43,74 -o liver.nii.gz
+  promptseg segment mr.nii.gz --box 20,30,10,60,70,40 --mask earlier.nii.gz -o tumour.nii.gz
+  promptseg segment ct.nii.gz --space ras --point -12.5,80,310 -o spleen.nii.gz""",
+)

@@ -1,0 +1,295 @@
+"""Pictures of a segmentation: three orthogonal slices with mask, contours and clicks, in true proportions."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+    from .volume import Volume
+
+COLOURS = ((255, 99, 71), (64, 200, 255), (255, 210, 64), (120, 220, 110), (220, 130, 255), (255, 150, 200))
+"""Red, green and blue of label 1, 2, ...; they repeat beyond."""
+INCLUDED, EXCLUDED = (80, 255, 120), (255, 60, 60)
+BACKGROUND, LETTERS = (0, 0, 0), (255, 224, 130)
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """How a picture is drawn.
+
+    Raises:
+        ValueError: for a size or a share out of range.
+    """
+
+    convention: Literal["radiological", "neurological"] = "radiological"
+    """``radiological``: the patient's right is on the picture's left, as if seen from the feet; ``neurological``: on the right."""
+    width: int = 1500
+    """Largest width in pixels."""
+    height: int = 640
+    """Largest height in pixels."""
+    tint: float = 0.28
+    """Share of the mask's colour inside it, 0 to 1; contours are always drawn in full."""
+    near_mm: float = 6.0
+    """Clicks up to this far from a slice are drawn on it as rings; those on the slice are filled."""
+
+    def __post_init__(self) -> None:
+        if self.convention not in ("radiological", "neurological"):
+            raise ValueError(f"convention={self.convention!r}: expected 'radiological' or 'neurological'")
+        if min(self.width, self.height) < 64:
+            raise ValueError(f"width={self.width}, height={self.height}: expected 64 pixels or more")
+        if not 0 <= self.tint <= 1:
+            raise ValueError(f"tint={self.tint}: expected 0 to 1")
+
+
+@dataclass(frozen=True)
+class _View:
+    """A slice plane: canonical axes across and up, whether they run against the picture, and the letters at its ends."""
+
+    name: str
+    axis: int
+    across: int
+    up: int
+    is_mirrored: bool
+    letters: tuple[str, str, str, str]
+    """Left, right, top, bottom."""
+
+
+def _views(convention: str) -> tuple[_View, ...]:
+    mirrored = convention == "radiological"
+    left, right = ("R", "L") if mirrored else ("L", "R")
+    return (
+        _View("axial", 2, 0, 1, mirrored, (left, right, "A", "P")),
+        _View("coronal", 1, 0, 2, mirrored, (left, right, "S", "I")),
+        _View("sagittal", 0, 1, 2, True, ("A", "P", "S", "I")),
+    )
+
+
+def render_overlay(
+    volume: Volume,
+    mask: np.ndarray | None = None,
+    points: Any = None,
+    labels: Any = None,
+    centre: Any = None,
+    legend: Sequence[str] = (),
+    config: RenderConfig | None = None,
+) -> Image:
+    """Draws an axial, a coronal and a sagittal slice side by side.
+
+    Args:
+        volume: the image.
+        mask: (I, J, K) on the image's grid; 0 is background, each other value gets a colour of its own.
+        points: (N, 3) clicks, voxel coordinates of the image.
+        labels: (N,) 1 or 0; None for all 1.
+        centre: (3,) voxel the slices pass through; None for the first included click, else the middle of the mask,
+            else that of the image.
+        legend: names of the mask's values 1, 2, ..., drawn below.
+        config: size and convention.
+
+    Returns:
+        An RGB picture. All slices have one scale, in millimetres.
+
+    Raises:
+        ValueError: for a mask of another shape, or a centre outside the image.
+    """
+    from PIL import Image, ImageDraw
+
+    config = config or RenderConfig()
+    if mask is not None and mask.shape != tuple(volume.shape):
+        raise ValueError(f"mask: shape {mask.shape} is not the image's {tuple(volume.shape)}; give it on the image's grid")
+    clicks = np.asarray(points, dtype=float).reshape(-1, 3) if points is not None else np.zeros((0, 3))
+    signs = np.asarray(labels, dtype=int) if labels is not None else np.ones(len(clicks), dtype=int)
+    image = volume.canonical_array
+    drawn_mask = None if mask is None else volume.to_canonical_array(mask)
+    clicks_vox = volume.to_canonical_points(clicks) if len(clicks) else clicks
+    at = _centre(volume, drawn_mask, clicks_vox, signs, centre)
+    spacing_mm = np.asarray(volume.canonical_spacing_mm, dtype=float)
+    size_mm = np.array(image.shape) * spacing_mm
+
+    views = _views(config.convention)
+    gap, footer = 12, 34 if legend else 0
+    across_mm, up_mm = sum(size_mm[v.across] for v in views), max(size_mm[v.up] for v in views)
+    room = config.width - gap * (len(views) + 1)
+    pixels_per_mm = min(room / across_mm, (config.height - 2 * gap - footer) / up_mm)
+    panels = []
+    low, high = intensity_window(image)
+    for view in views:
+        grey = _slice(image, view, at)
+        grey = np.clip((grey.astype(np.float32) - low) / (high - low), 0, 1)
+        values = None if drawn_mask is None else _slice(drawn_mask, view, at)
+        shape = [max(1, round(size_mm[a] * pixels_per_mm)) for a in (view.across, view.up)]
+        panel = _panel(grey, values, (shape[0], shape[1]), config.tint)
+        _draw_clicks(ImageDraw.Draw(panel), view, panel.size, at, clicks_vox, signs, image.shape, spacing_mm, config.near_mm)
+        panels.append(panel)
+
+    width = sum(p.width for p in panels) + gap * (len(panels) + 1)
+    height = max(p.height for p in panels) + 2 * gap
+    picture = Image.new("RGB", (width, height + footer), BACKGROUND)
+    left = gap
+    for view, panel in zip(views, panels, strict=True):
+        top = (height - panel.height) // 2
+        picture.paste(panel, (left, top))
+        _draw_letters(ImageDraw.Draw(picture), view, (left, top, left + panel.width, top + panel.height))
+        left += panel.width + gap
+    _draw_legend(ImageDraw.Draw(picture), legend, gap, height)
+    return picture
+
+
+def save_picture(picture: Image, path: str | Path) -> Path:
+    """Writes a picture; the file appears only when it is complete.
+
+    Raises:
+        ValueError: for a name without a known picture suffix.
+        OSError: if it cannot be written; nothing half-written is left behind.
+    """
+    path = Path(path)
+    check_picture_path(path)
+    handle, partial = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        picture.save(partial)
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise
+    return path
+
+
+def check_picture_path(path: str | Path) -> None:
+    """Refuses a picture's name before any work is done for it.
+
+    Raises:
+        ValueError: for an unknown suffix or a folder that is not there.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"picture {str(path)!r}: expected a name that ends in .png or .jpg")
+    if not path.parent.is_dir():
+        raise ValueError(f"picture {str(path)!r}: folder {str(path.parent)!r} does not exist; make it first")
+
+
+def intensity_window(array: np.ndarray) -> tuple[float, float]:
+    """Intensities to draw black and white: soft tissue for what looks like CT, else nearly the whole range."""
+    from .modality import guess_modality
+    from .preprocessing import subsample
+
+    if guess_modality(array).name == "CT":
+        return -180.0, 300.0
+    low, high = (float(v) for v in np.percentile(subsample(array, 500_000), [0.5, 99.5]))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _centre(volume: Volume, mask: np.ndarray | None, clicks_vox: np.ndarray, signs: np.ndarray, centre: Any) -> np.ndarray:
+    """(3,) int canonical voxel that the slices pass through."""
+    shape = np.array(volume.canonical_shape)
+    if centre is not None:
+        native = np.asarray(centre, dtype=float).reshape(1, 3)
+        if (native < -0.5).any() or (native > np.array(volume.shape) - 0.5).any():
+            raise ValueError(f"centre={native[0].tolist()}: outside the image of shape {tuple(volume.shape)}")
+        chosen = volume.to_canonical_points(native)[0]
+    elif (signs == 1).any():
+        chosen = clicks_vox[signs == 1][0]
+    elif mask is not None and mask.any():
+        chosen = np.array([np.median(np.flatnonzero(mask.any(axis=others))) for others in ((1, 2), (0, 2), (0, 1))])
+    else:
+        chosen = (shape - 1) / 2
+    return np.clip(np.rint(chosen), 0, shape - 1).astype(int)
+
+
+def _slice(array: np.ndarray, view: _View, at: np.ndarray) -> np.ndarray:
+    """A slice as the picture shows it: (rows from the top, columns from the left)."""
+    plane = np.take(array, int(at[view.axis]), axis=view.axis)  # (across, up): the axes left are in rising order
+    rows = plane.T[::-1]
+    return rows[:, ::-1] if view.is_mirrored else rows
+
+
+def _panel(grey: np.ndarray, values: np.ndarray | None, size: tuple[int, int], tint: float) -> Image:
+    """A slice with tinted, outlined mask, resized to ``size`` (width, height)."""
+    from PIL import Image
+
+    scaled = Image.fromarray((grey * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    colours = np.repeat(np.asarray(scaled, dtype=np.float32)[..., None], 3, axis=2)
+    if values is not None:
+        rows = np.minimum((np.arange(size[1]) + 0.5) * values.shape[0] / size[1], values.shape[0] - 1).astype(int)
+        columns = np.minimum((np.arange(size[0]) + 0.5) * values.shape[1] / size[0], values.shape[1] - 1).astype(int)
+        values = values[rows][:, columns]
+        for value in np.unique(values[values != 0]):
+            inside = values == value
+            colour = np.array(COLOURS[(int(value) - 1) % len(COLOURS)], dtype=np.float32)
+            colours[inside] = (1 - tint) * colours[inside] + tint * colour
+            colours[_outline(inside)] = colour
+    return Image.fromarray(colours.astype(np.uint8))
+
+
+def _outline(inside: np.ndarray) -> np.ndarray:
+    """Pixels of a region within two pixels of what is outside it; the picture's border does not count."""
+    core = np.pad(inside, 2, mode="edge")
+    for axis in (0, 1, 0, 1):
+        core = core & np.roll(core, 1, axis) & np.roll(core, -1, axis)
+    return inside & ~core[2:-2, 2:-2]
+
+
+def _draw_clicks(
+    draw: ImageDraw,
+    view: _View,
+    size: tuple[int, int],
+    at: np.ndarray,
+    clicks_vox: np.ndarray,
+    signs: np.ndarray,
+    shape: tuple[int, ...],
+    spacing_mm: np.ndarray,
+    near_mm: float,
+) -> None:
+    for click, sign in zip(clicks_vox, signs, strict=True):
+        distance_vox = abs(click[view.axis] - at[view.axis])
+        if distance_vox > 0.5 and distance_vox * spacing_mm[view.axis] > near_mm:
+            continue
+        x = (click[view.across] + 0.5) / shape[view.across] * size[0]
+        x = size[0] - x if view.is_mirrored else x
+        y = size[1] - (click[view.up] + 0.5) / shape[view.up] * size[1]
+        colour, radius = INCLUDED if sign else EXCLUDED, 5
+        circle = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(circle, fill=colour if distance_vox <= 0.5 else None, outline=colour, width=2)
+        draw.line((x - 2, y, x + 2, y), fill=BACKGROUND if distance_vox <= 0.5 else colour)
+        if sign:
+            draw.line((x, y - 2, x, y + 2), fill=BACKGROUND if distance_vox <= 0.5 else colour)
+
+
+def _draw_letters(draw: ImageDraw, view: _View, box: tuple[int, int, int, int]) -> None:
+    from PIL import ImageFont
+
+    left, top, right, bottom = box
+    font, inset = ImageFont.load_default(size=18), 4
+    middle, centre = (top + bottom) // 2, (left + right) // 2
+    places = ((left + inset, middle, "lm"), (right - inset, middle, "rm"), (centre, top + inset, "mt"), (centre, bottom - inset, "mb"))
+    for letter, (x, y, anchor) in zip(view.letters, places, strict=True):
+        draw.text((x, y), letter, fill=LETTERS, font=font, anchor=anchor, stroke_width=2, stroke_fill=BACKGROUND)
+
+
+def _draw_legend(draw: ImageDraw, legend: Sequence[str], left: int, top: int) -> None:
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(size=18)
+    for number, name in enumerate(legend):
+        colour = COLOURS[number % len(COLOURS)]
+        draw.rectangle((left, top + 4, left + 16, top + 20), fill=colour)
+        draw.text((left + 22, top + 12), name, fill=(235, 235, 235), font=font, anchor="lm")
+        left += 22 + int(draw.textlength(name, font=font)) + 24
