@@ -182,5 +182,6 @@ def _readable(message: str, name: str) -> str:
     """One line of jsonargparse's message, with the option spelt as the user gave it."""
     line = " ".join(message.split())
     line = re.sub(r'^(?:Parser key|Option) "([\w.]+)":', lambda m: f"--{m[1].replace('_', '-')}:", line)
-    line = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", line)
+    line = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", line)
+    line = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", line)
     return f"{line}; see promptseg {name} --help"
