@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+from promptseg.io import read_volume
 
 from promptseg import Predictor, demo
-from promptseg.io import read_volume
 
 
 def main(model: str) -> None:
@@ -29,7 +29,8 @@ def main(model: str) -> None:
     for _ in range(4):
         result = predictor.predict(points=points or None, labels=labels or None, box=box)
         agreement = demo.agreement(result.mask, wanted)
-        print(f"{len(points)} clicks: agreement {agreement:.3f}, {result.seconds:.2f} s, tiles encoded {result.encoder_calls}")
+        cost = f"{result.seconds:.2f} s, tiles encoded {result.encoder_calls}"
+        print(f"{len(points)} clicks: agreement {agreement:.3f}, {cost}")
         wrong = np.argwhere((result.mask > 0) != wanted)
         if len(wrong) == 0:
             break

@@ -1,6 +1,6 @@
 """An array with its affine, prompts in millimetres, probabilities of a region: promptseg inside another program.
 
-    python examples/numpy_and_world_coordinates.py
+python examples/numpy_and_world_coordinates.py
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A guess at what kind of image an array is, from its intensities alone; for display and reports, never for the model."""
+"""A guess at what kind of image an array is, from its intensities; for display and reports, never for the model."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ def guess_modality(array: np.ndarray) -> ModalityGuess:
     from .preprocessing import subsample
 
     samples = subsample(array, 500_000)
-    low, middle, high = (float(v) for v in np.percentile(samples, [0.5, 50, 99.9]))
+    low, high = (float(v) for v in np.percentile(samples, [0.5, 99.9]))
     if _is_label_map(array, samples):
         return ModalityGuess("label map", f"{len(np.unique(samples))} whole values in flat regions")
     if low <= -150 and high >= 100:
         return ModalityGuess("CT", f"values from {low:g} to {high:g}, as Hounsfield units")
     positive = samples[samples > 0]
-    typical = float(np.median(positive)) if len(positive) else middle
-    if low >= 0 and typical > 0 and high / typical > 10:
-        return ModalityGuess("PET", f"no negative values, and the brightest are {high / typical:.0f} times the median")
+    if low >= 0 and len(positive):
+        ninety, peak = (float(v) for v in np.percentile(positive, [90, 99.9]))
+        if peak / ninety > 2.8:
+            return ModalityGuess("PET", f"no negative values, and a few {peak / ninety:.0f} times as bright as most")
     return ModalityGuess("MR", f"values from {low:g} to {high:g}, not those of CT or PET")
 
 

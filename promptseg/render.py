@@ -33,7 +33,7 @@ class RenderConfig:
     """
 
     convention: Literal["radiological", "neurological"] = "radiological"
-    """``radiological``: the patient's right is on the picture's left, as if seen from the feet; ``neurological``: on the right."""
+    """``radiological``: the patient's right is on the left, as if seen from the feet; ``neurological``: on the right."""
     width: int = 1500
     """Largest width in pixels."""
     height: int = 640
@@ -54,7 +54,7 @@ class RenderConfig:
 
 @dataclass(frozen=True)
 class _View:
-    """A slice plane: canonical axes across and up, whether they run against the picture, and the letters at its ends."""
+    """A slice plane: its canonical axes, whether the one across runs to the left, and the letters at its ends."""
 
     name: str
     axis: int
@@ -106,7 +106,9 @@ def render_overlay(
 
     config = config or RenderConfig()
     if mask is not None and mask.shape != tuple(volume.shape):
-        raise ValueError(f"mask: shape {mask.shape} is not the image's {tuple(volume.shape)}; give it on the image's grid")
+        raise ValueError(
+            f"mask: shape {mask.shape} is not the image's {tuple(volume.shape)}; give it on the image's grid"
+        )
     clicks = np.asarray(points, dtype=float).reshape(-1, 3) if points is not None else np.zeros((0, 3))
     signs = np.asarray(labels, dtype=int) if labels is not None else np.ones(len(clicks), dtype=int)
     image = volume.canonical_array
@@ -129,7 +131,9 @@ def render_overlay(
         values = None if drawn_mask is None else _slice(drawn_mask, view, at)
         shape = [max(1, round(size_mm[a] * pixels_per_mm)) for a in (view.across, view.up)]
         panel = _panel(grey, values, (shape[0], shape[1]), config.tint)
-        _draw_clicks(ImageDraw.Draw(panel), view, panel.size, at, clicks_vox, signs, image.shape, spacing_mm, config.near_mm)
+        _draw_clicks(
+            ImageDraw.Draw(panel), view, panel.size, at, clicks_vox, signs, image.shape, spacing_mm, config.near_mm
+        )
         panels.append(panel)
 
     width = sum(p.width for p in panels) + gap * (len(panels) + 1)
@@ -197,7 +201,9 @@ def _umask() -> int:
     return current
 
 
-def _centre(volume: Volume, mask: np.ndarray | None, clicks_vox: np.ndarray, signs: np.ndarray, centre: Any) -> np.ndarray:
+def _centre(
+    volume: Volume, mask: np.ndarray | None, clicks_vox: np.ndarray, signs: np.ndarray, centre: Any
+) -> np.ndarray:
     """(3,) int canonical voxel that the slices pass through."""
     shape = np.array(volume.canonical_shape)
     if centre is not None:
@@ -279,7 +285,12 @@ def _draw_letters(draw: ImageDraw, view: _View, box: tuple[int, int, int, int]) 
     left, top, right, bottom = box
     font, inset = ImageFont.load_default(size=18), 4
     middle, centre = (top + bottom) // 2, (left + right) // 2
-    places = ((left + inset, middle, "lm"), (right - inset, middle, "rm"), (centre, top + inset, "mt"), (centre, bottom - inset, "mb"))
+    places = (
+        (left + inset, middle, "lm"),
+        (right - inset, middle, "rm"),
+        (centre, top + inset, "mt"),
+        (centre, bottom - inset, "mb"),
+    )
     for letter, (x, y, anchor) in zip(view.letters, places, strict=True):
         draw.text((x, y), letter, fill=LETTERS, font=font, anchor=anchor, stroke_width=2, stroke_fill=BACKGROUND)
 

@@ -13,7 +13,8 @@ from .command import Command, option
 class CacheConfig:
     """Shows how much the embeddings kept on disk take, or deletes them.
 
-    They are kept by promptseg segment --cache and by Predictor(cache_dir=...), and only save time: clearing loses nothing.
+    They are kept by promptseg segment --cache and by Predictor(cache_dir=...), and only save time: clearing them loses
+    nothing else.
     """
 
     action: Literal["size", "clear"] = option("size", is_positional=True)
@@ -38,7 +39,8 @@ def run(config: CacheConfig) -> int:
         freed = cache.clear()
         print(f"{folder}: {len(entries)} embeddings deleted, {format_bytes(freed)} freed")
     else:
-        print(f"{folder}: {len(entries)} embeddings, {format_bytes(cache.num_bytes)} of at most {format_bytes(cache.max_bytes)}")
+        held, most = format_bytes(cache.num_bytes), format_bytes(cache.max_bytes)
+        print(f"{folder}: {len(entries)} embeddings, {held} of at most {most}")
     return 0
 
 

@@ -24,7 +24,9 @@ def parse_coordinates(value: Any, count: int, name: str, form: str) -> Coordinat
         >>> parse_coordinates("-12.5,3,4", 3, "--point", "I,J,K")
         (-12.5, 3.0, 4.0)
     """
-    parts: list[Any] = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
+    parts: list[Any] = (
+        value.split(",") if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
+    )
     try:
         numbers = tuple(float(p) for p in parts)
     except (TypeError, ValueError):

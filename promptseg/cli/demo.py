@@ -15,9 +15,9 @@ from .paths import check_folder
 class DemoConfig:
     """Segments a few organs of a CT that ships with the package, from clicks at fixed places.
 
-    Writes organs.nii.gz (one value for each organ) and overlay.png, and prints for each organ the overlap with the labels
-    that ship beside the CT, after each click, and the seconds each click took. Those labels are another model's output,
-    so the overlap (Dice, 0 to 1) is agreement with that model, not accuracy.
+    Writes organs.nii.gz (one value for each organ) and overlay.png. Prints, for each organ and after each click, the
+    overlap with the labels that ship beside the CT, and the seconds the clicks took. Those labels are another model's
+    output, so the overlap (Dice, 0 to 1) is agreement with that model, not accuracy.
     """
 
     output: str = option("promptseg-demo", short="-o", metavar="FOLDER")
@@ -61,9 +61,9 @@ def run(config: DemoConfig) -> int:
     for name, overlaps, millilitres in rows:
         print(f"  {name:<14}{'  '.join(f'{v:.2f}' for v in overlaps):<20}{millilitres:7.0f} ml")
     print(f"mean after the first click {_mean(rows, 0):.2f}, after the last {_mean(rows, -1):.2f}")
+    first, later = statistics.median(first_seconds), statistics.median(later_seconds)
     print(
-        f"seconds: first click on an organ {statistics.median(first_seconds):.2f} (the very first {first_seconds[0]:.2f}), "
-        f"each later click {statistics.median(later_seconds):.2f}"
+        f"seconds: first click on an organ {first:.2f} (the very first {first_seconds[0]:.2f}), each later {later:.2f}"
     )
     mask_path, picture_path = folder / "organs.nii.gz", folder / "overlay.png"
     write_volume(mask_path, organs, predictor.volume.affine, reference=predictor.volume.source)

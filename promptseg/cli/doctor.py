@@ -64,7 +64,10 @@ def run(config: DoctorConfig) -> int:
     if not config.self_test:
         return 0
     if config.model not in models and not os.path.isdir(config.model):
-        _line("problem", f"no weights {config.model!r} for the self-test; install promptseg again, or name a folder with --model")
+        _line(
+            "problem",
+            f"no weights {config.model!r} for the self-test; install promptseg again, or name a folder with --model",
+        )
         return 1
     return _self_test(config)
 

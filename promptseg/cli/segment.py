@@ -107,7 +107,9 @@ def prompt_arguments(config: SegmentConfig, volume: Volume) -> dict[str, Any]:
     from ..prompts import Box, Lasso, Scribble
 
     points = [*config.point, *config.negative]
-    scribbles = [Scribble(s, label=1) for s in config.scribble] + [Scribble(s, label=0) for s in config.negative_scribble]
+    scribbles = [Scribble(s, label=1) for s in config.scribble] + [
+        Scribble(s, label=0) for s in config.negative_scribble
+    ]
     return {
         "points": points or None,
         "labels": [1] * len(config.point) + [0] * len(config.negative) if points else None,
@@ -140,13 +142,15 @@ def read_mask(path: str, volume: Volume) -> np.ndarray:
     mask = read_volume(path)
     if mask.shape != volume.shape:
         raise ValueError(
-            f"--mask {path}: its shape {tuple(mask.shape)} is not the image's {tuple(volume.shape)}; resample it onto the image"
+            f"--mask {path}: its shape {tuple(mask.shape)} is not the image's {tuple(volume.shape)}; "
+            "resample it onto the image"
         )
     corners = np.array([[0, 0, 0, 1], [*(np.array(volume.shape) - 1), 1]], dtype=float)
     shift_mm = np.abs((mask.affine - volume.affine) @ corners.T).max()
     if shift_mm > 0.1 * volume.spacing_mm.min():
         raise ValueError(
-            f"--mask {path}: it has the image's shape but lies up to {shift_mm:.3g} mm away from it; resample it onto the image"
+            f"--mask {path}: it has the image's shape but lies up to {shift_mm:.3g} mm away from it; "
+            "resample it onto the image"
         )
     return (mask.array != 0).astype(np.uint8)
 
