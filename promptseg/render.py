@@ -33,7 +33,7 @@ class RenderConfig:
     """
 
     convention: Literal["radiological", "neurological"] = "radiological"
-    """``radiological``: the patient's right is on the left, as if seen from the feet; ``neurological``: on the right."""
+    """``radiological``: the patient's right is on the left, as from the feet; ``neurological``: on the right."""
     width: int = 1500
     """Largest width in pixels."""
     height: int = 640

@@ -60,7 +60,7 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
         name: of the subcommand.
         command: what it is.
     """
-    from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
+    from jsonargparse import ActionYesNo, ArgumentParser
 
     parser = ArgumentParser(
         prog=f"promptseg {name}",
@@ -98,7 +98,7 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
             if not has_default:
                 settings["required"] = True
             parser.add_argument(*flags, **settings)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of these options; later options win")
+    parser.add_argument("--config", action="config", help="YAML file of these options; later options win")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     return parser
 
@@ -120,7 +120,7 @@ def parse_options(name: str, command: Command, arguments: Sequence[str]) -> Any:
     parser = build_parser(name, command)
     try:
         values = parser.parse_args(join_negative_values(arguments))
-        values = parser.instantiate_classes(values)
+        values = parser.instantiate(values)
     except ArgumentError as error:
         raise ValueError(_readable(str(error), name)) from error
     return command.config(**{f.name: values[f.name] for f in dataclasses.fields(command.config) if f.init})

@@ -62,9 +62,8 @@ def run(config: DemoConfig) -> int:
         print(f"  {name:<14}{'  '.join(f'{v:.2f}' for v in overlaps):<20}{millilitres:7.0f} ml")
     print(f"mean after the first click {_mean(rows, 0):.2f}, after the last {_mean(rows, -1):.2f}")
     first, later = statistics.median(first_seconds), statistics.median(later_seconds)
-    print(
-        f"seconds: first click on an organ {first:.2f} (the very first {first_seconds[0]:.2f}), each later {later:.2f}"
-    )
+    very_first = first_seconds[0]
+    print(f"seconds: first click on an organ {first:.2f} (the very first {very_first:.2f}), later {later:.2f} each")
     mask_path, picture_path = folder / "organs.nii.gz", folder / "overlay.png"
     write_volume(mask_path, organs, predictor.volume.affine, reference=predictor.volume.source)
     points = [p for thing in demo.OBJECTS for p in thing.points]

@@ -40,7 +40,7 @@ def test_demo(run: Run, weights: Path, tmp_path: Path) -> None:
         assert re.search(rf"{thing.name} +\d\.\d\d  \d\.\d\d", outcome.out)
     assert "agreement" in outcome.out
     assert "accuracy" not in outcome.out
-    assert re.search(r"first click on an organ \d+\.\d\d .*each later \d+\.\d\d", outcome.out)
+    assert re.search(r"first click on an organ \d+\.\d\d .*later \d+\.\d\d each", outcome.out)
     image, organs = nib.load(demo.IMAGE), nib.load(folder / "organs.nii.gz")
     assert organs.shape == image.shape  # type: ignore[attr-defined]
     assert np.array_equal(organs.affine, image.affine)  # type: ignore[attr-defined]
