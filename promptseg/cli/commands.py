@@ -11,6 +11,7 @@ COMMANDS: dict[str, str] = {
     "info": "describe an image: orientation, spacing, intensities, modality, zoom levels",
     "demo": "segment a few organs of the volume that ships, and draw them",
     "doctor": "check the installation: versions, device, weights, a timed self-test",
+    "vocabulary": "search, list or show the structures that a word can name",
     "cache": "show or clear the image embeddings kept on disk",
 }
 """Name -> one line; the module of the same name in this package does the work."""

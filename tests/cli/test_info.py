@@ -40,7 +40,7 @@ def test_nonfinite_voxels_are_counted(run: Run, weights: Path, tmp_path: Path) -
     import nibabel as nib
 
     path = save_image(tmp_path / "image.nii", np.eye(4))
-    voxels = np.array(nib.load(path).dataobj)  # type: ignore[attr-defined]
+    voxels = np.asarray(nib.load(path).dataobj).copy()  # type: ignore[attr-defined]
     voxels[0, 0, :3] = np.nan
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
     outcome = run("info", path, "--model", weights)

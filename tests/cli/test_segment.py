@@ -191,13 +191,19 @@ def test_folder_without_permission(weights: Path, image: Path, tmp_path: Path) -
             os.access = original
 
 
-def test_full_disk_leaves_no_file(run: Run, weights: Path, image: Path) -> None:
-    """``/dev/full`` refuses every write; a mask of that name cannot be put beside it either."""
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    outcome = run("segment", image, "--point", "8,7,4", "-o", "/dev/full", "--model", weights)
+def test_full_disk_leaves_no_file(run: Run, weights: Path, image: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a disk with no room: the write fails halfway."""
+    resource = pytest.importorskip("resource")
+    before = sorted(tmp_path.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        outcome = run("segment", image, "--point", "8,7,4", "-o", tmp_path / "out.nii", "--model", weights)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert outcome.code == 2
-    assert "/dev/full" in outcome.error
+    assert "out.nii" in outcome.error
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_one_slice_and_other_orientations(run: Run, weights: Path, tmp_path: Path) -> None:
