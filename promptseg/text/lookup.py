@@ -73,7 +73,11 @@ class Alias:
 
 
 class UnknownTermError(ValueError):
-    """A text that names no term, or more than one."""
+    """A text that names no term."""
+
+
+class AmbiguousTermError(ValueError):
+    """A text that is a name of several terms."""
 
 
 class TermIndex:
@@ -107,7 +111,8 @@ class TermIndex:
             words that no term contains, so that it cannot turn one structure into another.
 
         Raises:
-            UnknownTermError: for a text that names nothing, listing the nearest terms, or several terms.
+            UnknownTermError: for a text that names nothing; the message lists the nearest terms.
+            AmbiguousTermError: for a name that several terms have.
             ValueError: for a side or a level that the structure does not have.
 
         Example:
@@ -125,7 +130,11 @@ class TermIndex:
 
     def _unknown_message(self, text: str) -> str:
         near = ", ".join(repr(term.name) for term in self.nearest(text)) or "none"
-        several = "; a text names one structure: give several as several texts" if re.search(r",|;|\+| and | or ", text) else ""
+        several = (
+            "; a text names one structure: give several as several texts"
+            if re.search(r",|;|\+| and | or ", text)
+            else ""
+        )
         return (
             f"text {text!r} names no known structure; the nearest known terms: {near}; use one of them, or look with "
             f"`promptseg vocabulary search`{several}"
@@ -195,9 +204,7 @@ class TermIndex:
                 return self._match(alias, unnumbered, laterality, (number,), text)
         return None
 
-    def _named(
-        self, tokens: Sequence[str], text: str, systems: tuple[str, ...] | None = ()
-    ) -> Alias | None:
+    def _named(self, tokens: Sequence[str], text: str, systems: tuple[str, ...] | None = ()) -> Alias | None:
         """The name that tokens spell, preferring terms with levels where the text has one.
 
         Args:
@@ -214,7 +221,9 @@ class TermIndex:
             found = [alias for alias in found if not alias.term.level_system] or found
         terms = sorted({alias.term.name for alias in found})
         if len(terms) > 1 or any(alias.is_shared for alias in found):
-            raise UnknownTermError(f"text {text!r} can mean {' or '.join(map(repr, terms))}: expected one of these; say which")
+            raise AmbiguousTermError(
+                f"text {text!r} can mean {' or '.join(map(repr, terms))}: expected one of these; say which"
+            )
         return found[0] if found else None
 
     def _match(
@@ -236,7 +245,7 @@ class TermIndex:
 
     def _find_corrected(self, tokens: Sequence[str], text: str) -> TermMatch | None:
         candidates = [self._corrections(token) for token in tokens]
-        if not all(candidates) or all(len(words) == 1 and words[0] == token for words, token in zip(candidates, tokens)):
+        if not all(candidates) or candidates == [[token] for token in tokens]:
             return None
         matches: dict[tuple[str, int, int], TermMatch] = {}
         for words in itertools.islice(itertools.product(*candidates), 64):
@@ -252,7 +261,7 @@ class TermIndex:
         return match
 
     def _corrections(self, token: str) -> list[str]:
-        """The token itself where it is known or no word; else the known words nearest to it, empty where there are none."""
+        """The token itself where it is known or no word; else the known words nearest to it, if any."""
         is_known = singular(token) in self.words or token in STOP_WORDS or is_side_word(token)
         if is_known or any(character.isdigit() for character in token):
             return [token]
@@ -261,7 +270,7 @@ class TermIndex:
         return self.near_words(token)
 
     def near_words(self, token: str) -> list[str]:
-        """Vocabulary words that a token may be a typing error of, all equally near, sorted; the first letter is right."""
+        """Vocabulary words that a token may be a typing error of, all equally near; the first letter is right."""
         limit = 1 if len(token) < MIN_TWICE_CORRECTED_LENGTH else 2
         near: dict[str, int] = {}
         for word in self.words:

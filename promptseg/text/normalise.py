@@ -39,12 +39,8 @@ _SPELLINGS = tuple(
 _DOTTED = {"m": "musculus", "mm": "musculus", "a": "arteria", "v": "vena", "n": "nervus", "lig": "ligamentum"}
 """Anatomists' short forms, which have a dot: ``M. sartorius``."""
 
-_ORDINALS = {
-    word: str(number)
-    for number, word in enumerate(
-        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth".split(), start=1
-    )
-}
+_ORDINAL_WORDS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_ORDINALS = {word: str(i) for i, word in enumerate((*_ORDINAL_WORDS, "eleventh", "twelfth", "thirteenth"), start=1)}
 
 _PLURALS = {
     "vertebrae": "vertebra",

@@ -47,8 +47,8 @@ class VocabularyTerm:
     """Latin names."""
     abbreviations: tuple[str, ...] = ()
     """Short forms."""
-    totalsegmentator: str = ""
-    """TotalSegmentator's class, with ``{side}`` and ``{level}`` in it; empty: none."""
+    totalsegmentator: tuple[str, ...] = ()
+    """TotalSegmentator's classes, the preferred first, with ``{side}`` and ``{level}`` in them."""
     snomed: tuple[str, ...] = ()
     """SNOMED CT codes: of the structure itself, or of a side or level, ``left:82471001``, ``C1:14806007``."""
 
@@ -66,15 +66,15 @@ class VocabularyTerm:
 
     def totalsegmentator_name(self, laterality: int = NONE, level: int = 0) -> str:
         """TotalSegmentator's class of this structure, empty where there is none (a side or a level may be missing)."""
-        if "{side}" in self.totalsegmentator and laterality in (NONE, BOTH):
-            return ""
-        if "{level}" in self.totalsegmentator and level == 0:
-            return ""
-        return self.totalsegmentator.format(side=LATERALITIES[laterality], level=level_text(self.level_system, level))
+        for pattern in self.totalsegmentator:
+            has_side = "{side}" not in pattern or laterality not in (NONE, BOTH)
+            if has_side and ("{level}" not in pattern or level):
+                return pattern.format(side=LATERALITIES[laterality], level=level_text(self.level_system, level))
+        return ""
 
     def snomed_code(self, laterality: int = NONE, level: int = 0) -> str:
         """SNOMED CT code, the most specific there is: of the side or the level, else of the structure; else empty."""
-        codes = dict(split_alias(code)[::-1] for code in self.snomed)
+        codes = {prefix: code for code, prefix in map(split_alias, self.snomed)}
         for prefix in (LEVELS[level], LATERALITIES[laterality] if laterality in (1, 2) else "", ""):
             if prefix in codes:
                 return codes[prefix]
@@ -106,11 +106,11 @@ class Vocabulary:
         for term in self.terms:
             for relation in filter(None, (term.parent, term.site)):
                 if relation not in by_id:
-                    raise ValueError(f"vocabulary term {term.id!r}: {relation!r} is no term: expected an id of the table")
+                    raise ValueError(f"vocabulary term {term.id!r}: {relation!r} is no term: expected a known id")
             if term.sidedness not in get_args(Sidedness) or term.level_system not in LEVEL_SYSTEMS:
                 raise ValueError(
-                    f"vocabulary term {term.id!r}: sides {term.sidedness!r}, levels {term.level_system!r}: expected one of "
-                    f"{get_args(Sidedness)} and one of {tuple(LEVEL_SYSTEMS)}"
+                    f"vocabulary term {term.id!r}: sides {term.sidedness!r}, levels {term.level_system!r}: expected "
+                    f"one of {get_args(Sidedness)} and one of {tuple(LEVEL_SYSTEMS)}"
                 )
         object.__setattr__(self, "_by_id", by_id)
         for term in self.terms:
@@ -132,7 +132,9 @@ class Vocabulary:
             ValueError: for an id that is not in the table.
         """
         if term_id not in self._by_id:
-            raise ValueError(f"vocabulary id {term_id!r}: expected one such as 'kidney'; look for it with `promptseg vocabulary search`")
+            raise ValueError(
+                f"vocabulary id {term_id!r}: expected one such as 'kidney'; see `promptseg vocabulary search`"
+            )
         return self._by_id[term_id]
 
     def ancestors(self, term_id: str) -> tuple[VocabularyTerm, ...]:
@@ -163,13 +165,15 @@ class Vocabulary:
         seen, parent = {term.id}, term.parent
         while parent:
             if parent in seen:
-                raise ValueError(f"vocabulary term {term.id!r} is its own ancestor: expected a tree; correct its parent")
+                raise ValueError(
+                    f"vocabulary term {term.id!r} is its own ancestor: expected a tree; correct its parent"
+                )
             seen.add(parent)
             parent = self._by_id[parent].parent
 
 
 COLUMNS = tuple(f.name for f in fields(VocabularyTerm))
-_LISTS = ("synonyms", "latin", "abbreviations", "snomed")
+_LISTS = ("synonyms", "latin", "abbreviations", "totalsegmentator", "snomed")
 
 
 def read_vocabulary(path: str | Path) -> Vocabulary:
