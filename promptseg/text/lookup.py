@@ -99,6 +99,9 @@ class TermIndex:
             self._by_words.setdefault(word_key(alias.tokens), []).append(alias)
             self._by_letters.setdefault(joined_key(alias.tokens), []).append(alias)
         self.words = {singular(token) for alias in self.aliases for token in alias.tokens}
+        self._words_by_start: dict[tuple[str, int], list[str]] = {}
+        for word in self.words:
+            self._words_by_start.setdefault((word[0], len(word)), []).append(word)
 
     def find(self, text: str) -> TermMatch:
         """The term that a text names.
@@ -273,9 +276,9 @@ class TermIndex:
         """Vocabulary words that a token may be a typing error of, all equally near; the first letter is right."""
         limit = 1 if len(token) < MIN_TWICE_CORRECTED_LENGTH else 2
         near: dict[str, int] = {}
-        for word in self.words:
-            if len(word) >= MIN_CORRECTED_LENGTH - 1 and word[0] == token[0]:
-                near[word] = min(edit_distance(token, word, limit), edit_distance(singular(token), word, limit))
+        for length in range(max(MIN_CORRECTED_LENGTH - 1, len(singular(token)) - limit), len(token) + limit + 1):
+            for word in self._words_by_start.get((token[0], length), ()):
+                near[word] = min(edit_distance(form, word, limit) for form in {token, singular(token)})
         best = min(near.values(), default=limit + 1)
         return [] if best > limit else sorted(word for word, distance in near.items() if distance == best)
 

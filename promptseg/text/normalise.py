@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 STOP_WORDS = frozenset({"of", "the", "a", "an", "in", "and", "structure", "structures", "ctx"})
 """Words that tell no structure from another; ``ctx`` is FreeSurfer's prefix of cortical regions."""
@@ -108,6 +109,7 @@ def tokenise(text: str) -> tuple[str, ...]:
     return tuple(_spell(token) for token in text.split())
 
 
+@lru_cache(maxsize=1 << 14)
 def _spell(token: str) -> str:
     for pattern, replacement in _SPELLINGS:
         token = pattern.sub(replacement, token)
@@ -162,8 +164,8 @@ def edit_distance(first: str, second: str, limit: int) -> int:
         >>> edit_distance("kidny", "kidney", 2), edit_distance("livre", "liver", 2), edit_distance("hip", "lip", 0)
         (1, 1, 1)
     """
-    if abs(len(first) - len(second)) > limit:
-        return limit + 1
+    if abs(len(first) - len(second)) > limit or len(set(first) ^ set(second)) > 2 * limit:
+        return limit + 1  # an edit changes at most two letters of the set
     before_last: list[int] = []
     last = list(range(len(second) + 1))
     for i, a in enumerate(first, start=1):
