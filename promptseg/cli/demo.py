@@ -13,10 +13,10 @@ from .paths import check_folder
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Segments a few organs of a CT that ships with the package, from clicks at fixed places.
+    """Segments a few organs of a CT that ships with the package, from clicks and a box at fixed places.
 
-    Writes organs.nii.gz (one value for each organ) and overlay.png. Prints, for each organ and after each click, the
-    overlap with the labels that ship beside the CT, and the seconds the clicks took. Those labels are another model's
+    Writes organs.nii.gz (one value for each organ) and overlay.png. Prints, for each organ and after each prompt, the
+    overlap with the labels that ship beside the CT, and the seconds the prompts took. Those labels are another model's
     output, so the overlap (Dice, 0 to 1) is agreement with that model, not accuracy.
     """
 
@@ -44,26 +44,26 @@ def run(config: DemoConfig) -> int:
     reference = read_volume(demo.LABELS).array
     organs = np.zeros(predictor.volume.shape, dtype=np.uint8)
     first_seconds, later_seconds, rows = [], [], []
-    clicks = sum(len(thing.points) for thing in demo.OBJECTS)
-    with progress_bar("clicking", total=clicks, unit="click") as bar:
+    total = sum(len(thing.rounds()) for thing in demo.OBJECTS)
+    with progress_bar("segmenting", total=total, unit="prompt") as bar:
         for number, thing in enumerate(demo.OBJECTS, start=1):
             overlaps = []
-            for count in range(1, len(thing.points) + 1):
-                result = predictor.predict(points=thing.points[:count], labels=thing.labels[:count])
-                (first_seconds if count == 1 else later_seconds).append(result.seconds)
+            for prompts in thing.rounds():
+                result = predictor.predict(**prompts)
+                (later_seconds if overlaps else first_seconds).append(result.seconds)
                 overlaps.append(demo.agreement(result.mask, reference == thing.label_value))
                 bar.update()
             organs[result.mask > 0] = number
-            rows.append((thing.name, overlaps, result.volume_ml))
+            rows.append((f"{thing.name} (box)" if thing.box else thing.name, overlaps, result.volume_ml))
 
     print(f"{config.model} on {demo.IMAGE.name}, {' x '.join(map(str, organs.shape))} voxels, {predictor.device.type}")
-    print("agreement (Dice) with another model's labels after each click:")
+    print("agreement (Dice) with another model's labels after each prompt:")
     for name, overlaps, millilitres in rows:
-        print(f"  {name:<14}{'  '.join(f'{v:.2f}' for v in overlaps):<20}{millilitres:7.0f} ml")
-    print(f"mean after the first click {_mean(rows, 0):.2f}, after the last {_mean(rows, -1):.2f}")
+        print(f"  {name:<18}{'  '.join(f'{v:.2f}' for v in overlaps):<20}{millilitres:7.0f} ml")
+    print(f"mean after the first prompt {_mean(rows, 0):.2f}, after the last {_mean(rows, -1):.2f}")
     first, later = statistics.median(first_seconds), statistics.median(later_seconds)
     very_first = first_seconds[0]
-    print(f"seconds: first click on an organ {first:.2f} (the very first {very_first:.2f}), later {later:.2f} each")
+    print(f"seconds: first prompt of an organ {first:.2f} (the very first {very_first:.2f}), later {later:.2f} each")
     mask_path, picture_path = folder / "organs.nii.gz", folder / "overlay.png"
     write_volume(mask_path, organs, predictor.volume.affine, reference=predictor.volume.source)
     points = [p for thing in demo.OBJECTS for p in thing.points]

@@ -101,8 +101,8 @@ def _self_test(config: DoctorConfig) -> int:
     predictor = load_predictor(config.model, config.device)
     _line("self-test", f"{config.model} loaded in {time.perf_counter() - started:.1f} s")
     predictor.set_image(demo.IMAGE)
-    for count in (1, 2):
-        result = predictor.predict(points=thing.points[:count], labels=thing.labels[:count])
+    for count, prompts in enumerate(thing.rounds()[:2], start=1):
+        result = predictor.predict(**prompts)
         mask = result.mask
         _line("", f"click {count} on the {thing.name}: {result.volume_ml:.0f} ml in {result.seconds:.2f} s")
         wrong = [p for p, label in zip(thing.points[:count], thing.labels[:count], strict=True) if mask[p] != label]

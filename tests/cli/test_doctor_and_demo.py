@@ -37,10 +37,10 @@ def test_demo(run: Run, weights: Path, tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
     for thing in demo.OBJECTS:
-        assert re.search(rf"{thing.name} +\d\.\d\d  \d\.\d\d", outcome.out)
+        assert re.search(rf"{thing.name}[ (box)]+\d\.\d\d  \d\.\d\d", outcome.out)
     assert "agreement" in outcome.out
     assert "accuracy" not in outcome.out
-    assert re.search(r"first click on an organ \d+\.\d\d .*later \d+\.\d\d each", outcome.out)
+    assert re.search(r"first prompt of an organ \d+\.\d\d .*later \d+\.\d\d each", outcome.out)
     image, organs = nib.load(demo.IMAGE), nib.load(folder / "organs.nii.gz")
     assert organs.shape == image.shape  # type: ignore[attr-defined]
     assert np.array_equal(organs.affine, image.affine)  # type: ignore[attr-defined]
@@ -62,6 +62,11 @@ def test_demo_clicks_lie_where_they_say() -> None:
     for thing in demo.OBJECTS:
         assert len(thing.points) == len(thing.labels)
         assert thing.labels[0] == 1
+        assert len(thing.rounds()) == len(thing.points) + bool(thing.box)
+        if thing.box:
+            inside = np.zeros(labels.shape, bool)
+            inside[tuple(slice(a, b) for a, b in zip(*thing.box, strict=True))] = True
+            assert inside[labels == thing.label_value].all()
         for point, label in zip(thing.points, thing.labels, strict=True):
             assert (labels[point] == thing.label_value) == bool(label)
 
@@ -79,6 +84,6 @@ def test_shipped_weights_agree_on_the_demo_volume(run: Run, tmp_path: Path) -> N
         pytest.skip("the weights promptseg-tiny are not in this checkout")
     outcome = run("demo", "-o", tmp_path)
     assert outcome.code == 0, outcome.err
-    mean = re.search(r"mean after the first click (\d\.\d\d), after the last (\d\.\d\d)", outcome.out)
+    mean = re.search(r"mean after the first prompt (\d\.\d\d), after the last (\d\.\d\d)", outcome.out)
     assert mean is not None
     assert float(mean[2]) >= 0.5
