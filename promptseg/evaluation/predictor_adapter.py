@@ -1,0 +1,92 @@
+"""promptseg's own predictor in the table; the only module of the evaluation that imports the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .prompts import ObjectPrompts
+from .segmenters import SegmenterAnswer, SegmenterImage
+
+
+class PredictorSegmenter:
+    """A :class:`promptseg.Predictor`, or anything with its ``set_image`` and ``predict``.
+
+    Args:
+        predictor: to be measured.
+        accepts: kinds of prompts it understands; None for those of promptseg's own weights without text.
+
+    Example:
+        >>> PredictorSegmenter.from_pretrained("promptseg-tiny")  # doctest: +SKIP
+    """
+
+    def __init__(self, predictor: Any, accepts: frozenset[str] | None = None) -> None:
+        self.predictor = predictor
+        spoken = {"text"} if getattr(predictor, "understands_text", False) else set()
+        self.accepts = accepts or frozenset({"points", "box", "scribbles", "mask", *spoken})
+
+    @classmethod
+    def from_pretrained(cls, name: str, device: str | None = None) -> PredictorSegmenter:
+        """Loads weights.
+
+        Args:
+            name: a checkpoint that ships, or a folder; a converted SAM-Med3D folder too.
+            device: where to compute.
+
+        Raises:
+            ValueError: for weights that are not there.
+        """
+        from ..predictor import Predictor
+
+        if is_sam_med3d(name):
+            from ..models.sam_med3d.predictor import SamMed3DPredictor
+
+            return cls(SamMed3DPredictor.from_pretrained(name, device=device), frozenset({"points", "mask"}))
+        return cls(Predictor.from_pretrained(name, device=device))
+
+    def set_image(self, image: SegmenterImage) -> None:
+        """Hands over the array with its affine; embeddings of the image before are dropped."""
+        self.predictor.clear()
+        self.predictor.set_image(np.ascontiguousarray(image.array), affine=image.affine)
+
+    def start_object(self) -> None:
+        """Nothing to do: the predictor sees from the prompts that the object is new."""
+
+    def predict(self, prompts: ObjectPrompts) -> SegmenterAnswer:
+        """Asks the predictor with all prompts so far."""
+        from ..prompts import Scribble
+
+        prediction = self.predictor.predict(
+            points=prompts.points if len(prompts.points) else None,
+            labels=prompts.labels if len(prompts.points) else None,
+            box=prompts.box,
+            scribbles=[Scribble(s.voxels, label=s.label) for s in prompts.strokes] or None,
+            mask=None if prompts.mask is None else prompts.mask.astype(np.uint8),
+            text=prompts.text,
+        )
+        return SegmenterAnswer(prediction.mask, prediction.score, prediction.encoder_calls)
+
+
+def is_sam_med3d(name: str) -> bool:
+    """Whether a folder holds weights that ``promptseg convert sam-med3d`` made."""
+    from ..models.sam_med3d.config import ARCHITECTURE
+
+    path = Path(name) / "config.json"
+    if not path.is_file():
+        return False
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return isinstance(content, dict) and content.get("architecture") == ARCHITECTURE
+
+
+def weights_revision(name: str) -> str:
+    """Digest of a checkpoint's files.
+
+    Raises:
+        ValueError: for weights that are not there.
+    """
+    from ..models.registry import resolve, revision
+
+    return revision(resolve(name))

@@ -1,0 +1,181 @@
+"""Runs an evaluation: every case with every model, in several processes, to be resumed, whatever fails.
+
+Each case of each model leaves one JSON file under ``cases/`` and its last masks under ``masks/``. They appear when they
+are complete, so a run that was killed goes on with the cases that have none. ``run.json`` says which settings they were
+made with; other settings, weights or files are refused instead of mixed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .cases import EvaluationCase, find_cases
+from .config import EvaluationConfig
+from .environment import describe_environment
+from .protocols import choose_protocol
+from .records import StepRecord, sorted_records, write_csv
+from .registry import SegmenterSpec, parse_specs
+from .simulation import generator_for
+from .work import CaseTask, case_path, is_done, read_case_file
+from .workers import run_tasks
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation found.
+
+    Attributes:
+        records: every row of ``results.csv``.
+        summary: content of ``summary.json``.
+        output: the folder.
+        report: the HTML file.
+    """
+
+    records: tuple[StepRecord, ...]
+    summary: dict[str, Any]
+    output: Path
+    report: Path
+
+
+def run_evaluation(config: EvaluationConfig) -> EvaluationResult:
+    """Measures models and writes the report.
+
+    Args:
+        config: what to measure, on what, and how.
+
+    Returns:
+        The results. A case that fails does not raise: it counts as zero, and ``summary["models"][name]["failures"]``
+        lists it.
+
+    Raises:
+        ValueError: for a catalog, fold, model or setting that cannot be used, before any case is computed.
+        OSError: if the output cannot be written.
+    """
+    specs = able_specs(parse_specs(config.model, config.device), config)
+    cases = choose_cases(find_cases(config.catalog, config.fold, config.root), config)
+    revisions = {spec.name: spec.revision() for spec in specs}
+    output = Path(config.output)
+    prepare_folder(output, config, revisions)
+    tasks = [
+        CaseTask(spec, revisions[spec.name], case, config.settings(), str(output)) for spec in specs for case in cases
+    ]
+    waiting = [task for task in tasks if not is_done(task)]
+    if len(waiting) < len(tasks):
+        logger.info("%d of %d cases are there already and are not computed again", len(tasks) - len(waiting), len(tasks))
+    run_tasks(waiting, config.workers, config.threads)
+    return write_results(config, specs, tasks)
+
+
+def able_specs(specs: Sequence[SegmenterSpec], config: EvaluationConfig) -> list[SegmenterSpec]:
+    """Those that understand the protocol's prompts; the others are named in a warning.
+
+    Raises:
+        ValueError: if none does.
+    """
+    kinds = choose_protocol(config.protocol, config.clicks).kinds
+    able = [spec for spec in specs if spec.accepts(kinds)]
+    wanted = ", ".join(sorted(kinds))
+    for spec in specs:
+        if spec not in able:
+            logger.warning("%s is left out: it does not understand %s", spec.name, wanted)
+    if not able:
+        raise ValueError(f"--protocol {config.protocol}: none of {', '.join(s.name for s in specs)} understands {wanted}")
+    return able
+
+
+def choose_cases(cases: Sequence[EvaluationCase], config: EvaluationConfig) -> list[EvaluationCase]:
+    """At most ``max_cases`` of each data set, drawn with the seed; in their order."""
+    if config.max_cases is None:
+        return list(cases)
+    by_dataset: dict[str, list[int]] = {}
+    for place, case in enumerate(cases):
+        by_dataset.setdefault(case.dataset, []).append(place)
+    kept: list[int] = []
+    for dataset, places in by_dataset.items():
+        order = generator_for(config.seed, "cases", dataset).permutation(len(places))
+        kept += [places[i] for i in order[: config.max_cases]]
+    return [cases[place] for place in sorted(kept)]
+
+
+def prepare_folder(output: Path, config: EvaluationConfig, revisions: Mapping[str, str]) -> None:
+    """Makes the output folder, or checks that what is in it may be gone on with.
+
+    Raises:
+        ValueError: for a folder of other settings or weights; or one that is not a report and not empty.
+    """
+    run_path = output / "run.json"
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"-o {output}: is a file, expected a folder")
+    if output.is_dir() and any(output.iterdir()) and not run_path.is_file():
+        raise ValueError(f"-o {output}: not empty and not a report; choose another folder")
+    output.mkdir(parents=True, exist_ok=True)
+    before: dict[str, Any] = {}
+    if run_path.is_file():
+        if config.resume:
+            before = json.loads(run_path.read_text(encoding="utf-8"))
+            _refuse_other_settings(output, before, config, revisions)
+        else:
+            for name in ("cases", "masks", "npz", "npz_answers"):
+                shutil.rmtree(output / name, ignore_errors=True)
+    content = {"settings": config.settings(), "revisions": {**before.get("revisions", {}), **revisions}}
+    partial = output / "run.json.partial"
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(run_path)
+
+
+def _refuse_other_settings(
+    output: Path, before: dict[str, Any], config: EvaluationConfig, revisions: Mapping[str, str]
+) -> None:
+    cure = "choose another folder with -o, or start afresh with --no-resume"
+    now = config.settings()
+    for name, value in before.get("settings", {}).items():
+        if now.get(name) != value:
+            raise ValueError(f"-o {output}: made with {name}={value!r}, and now it is {now.get(name)!r}; {cure}")
+    for name, revision in before.get("revisions", {}).items():
+        if name in revisions and revisions[name] != revision:
+            raise ValueError(f"-o {output}: {name} had other weights or parameters ({revision}) then; {cure}")
+
+
+def write_results(config: EvaluationConfig, specs: Sequence[SegmenterSpec], tasks: Sequence[CaseTask]) -> EvaluationResult:
+    """Gathers the cases' files into ``results.csv``, ``summary.json`` and ``report.html``."""
+    from .report import write_report
+    from .summary import summarise
+
+    output = Path(config.output)
+    names = [spec.name for spec in specs]
+    files = {task: read_case_file(case_path(task)) for task in tasks}
+    records = sorted_records((r for content in files.values() for r in content.records), names)
+    write_csv(records, output / "results.csv")
+    summary = summarise(
+        records,
+        specs=specs,
+        config=config,
+        environment={**describe_environment(), "command": " ".join(["promptseg", *_words()])},
+        skipped=sum(content.skipped for task, content in files.items() if task.spec == specs[0]),
+        errors=[(task.spec.name, f"{task.case.dataset}/{task.case.name}", e) for task, c in files.items() for e in c.errors],
+        revisions={task.spec.name: task.revision for task in tasks},
+    )
+    text = json.dumps(summary, indent=1, allow_nan=False)
+    partial = output / "summary.json.partial"
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(output / "summary.json")
+    report = write_report(output, records, summary, tasks, config)
+    return EvaluationResult(tuple(records), summary, output, report)
+
+
+def _words() -> list[str]:
+    return sys.argv[1:]
+
+
+def without_timing(record: StepRecord) -> StepRecord:
+    """A record as it is in every run: without seconds and memory."""
+    return replace(record, seconds=0.0, peak_memory_mb=0.0)

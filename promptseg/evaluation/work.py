@@ -1,0 +1,295 @@
+"""One case with one model: read, play every object, and leave a file; what a worker does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .cases import EvaluationCase, EvaluationObject, LoadedCase, objects_of
+from .environment import peak_memory_mb, reset_peak_memory
+from .episode import Episode, EpisodeConfig, MaskCrop, failed_case_records, play_object
+from .prompts import ObjectPrompts
+from .protocols import choose_protocol, given_box, opening
+from .records import StepRecord, record_from_dict, record_to_dict
+from .registry import SegmenterSpec
+from .segmenters import InteractiveSegmenter
+from .simulation import generator_for
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaseTask:
+    """What a worker is given.
+
+    Attributes:
+        spec: the segmenter.
+        revision: of it.
+        case: the case.
+        settings: of :meth:`EvaluationConfig.settings`.
+        output: folder of the report.
+    """
+
+    spec: SegmenterSpec
+    revision: str
+    case: EvaluationCase
+    settings: dict[str, Any]
+    output: str
+
+    def __hash__(self) -> int:
+        return hash((self.spec, self.case.dataset, self.case.name))
+
+
+@dataclass(frozen=True)
+class CaseFile:
+    """What a worker leaves.
+
+    Attributes:
+        records: one per object, repeat and step.
+        skipped: objects left out because they are too small.
+        errors: one line for each object that failed, or for the case.
+    """
+
+    records: tuple[StepRecord, ...]
+    skipped: int = 0
+    errors: tuple[str, ...] = ()
+
+
+def file_name(*names: str) -> str:
+    """A file's name made of names, which may hold anything."""
+    return "__".join(re.sub(r"[^A-Za-z0-9._-]", lambda m: f"%{ord(m[0]):x}", name) for name in names)
+
+
+def case_path(task: CaseTask) -> Path:
+    """Where the results of a task are."""
+    return Path(task.output) / "cases" / file_name(task.spec.name) / f"{file_name(task.case.dataset, task.case.name)}.json"
+
+
+def masks_path(task: CaseTask) -> Path:
+    """Where the last masks of a task are."""
+    return Path(task.output) / "masks" / file_name(task.spec.name) / f"{file_name(task.case.dataset, task.case.name)}.npz"
+
+
+def is_done(task: CaseTask) -> bool:
+    """Whether a task has a result that stands: complete, without failure, of the same files and weights."""
+    path = case_path(task)
+    if not path.is_file():
+        return False
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return False
+    same = content.get("files") == _file_stamps(task.case) and content.get("revision") == task.revision
+    return same and not content.get("errors")
+
+
+def _file_stamps(case: EvaluationCase) -> list[list[Any]]:
+    """Name, size and time of each file of a case."""
+    stamps = []
+    for path in case.files:
+        try:
+            status = path.stat()
+            stamps.append([path.name, status.st_size, status.st_mtime_ns])
+        except OSError:
+            stamps.append([path.name, -1, -1])
+    return stamps
+
+
+def read_case_file(path: Path) -> CaseFile:
+    """Reads what :func:`run_case` left."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return CaseFile(
+        tuple(record_from_dict(r) for r in content["records"]), content["skipped"], tuple(content["errors"])
+    )
+
+
+def write_case_file(task: CaseTask, result: CaseFile) -> None:
+    """Writes a result; it appears when it is complete."""
+    path = case_path(task)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "revision": task.revision,
+        "files": _file_stamps(task.case),
+        "skipped": result.skipped,
+        "errors": result.errors,
+        "records": [record_to_dict(r) for r in result.records],
+    }
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(path)
+
+
+def failed_case(task: CaseTask, reason: str) -> CaseFile:
+    """The result of a case that could not be computed at all."""
+    protocol = choose_protocol(task.settings["protocol"], task.settings["corrections"])
+    return CaseFile(tuple(failed_case_records(task.spec.name, task.case, protocol)), 0, (reason,))
+
+
+def run_case(task: CaseTask, segmenter: InteractiveSegmenter) -> CaseFile:
+    """Plays every object of a case, and writes the files.
+
+    Args:
+        task: which case, and how.
+        segmenter: the task's; may have seen other cases.
+
+    Returns:
+        The result. Whatever the case or the segmenter raises is in it; nothing is raised but KeyboardInterrupt and
+        errors of the output folder.
+    """
+    reset_peak_memory()
+    try:
+        loaded = task.case.load()
+    except Exception as error:  # a benchmark has to survive whatever is wrong with a file; the case counts as zero
+        logger.warning("%s/%s cannot be read: %s", task.case.dataset, task.case.name, error)
+        result = failed_case(task, f"{type(error).__name__}: {error}")
+        write_case_file(task, result)
+        return result
+    result = _play(task, segmenter, loaded)
+    write_case_file(task, result)
+    return result
+
+
+def _play(task: CaseTask, segmenter: InteractiveSegmenter, loaded: LoadedCase) -> CaseFile:
+    settings, case = task.settings, task.case
+    protocol = choose_protocol(settings["protocol"], settings["corrections"])
+    config = EpisodeConfig(
+        protocol, settings["seed"], settings["jitter_repeats"], settings["jitter"], keeps_steps=settings["npz"]
+    )
+    targets, skipped = _choose_objects(list(objects_of(loaded, settings["tolerance_mm"])), task)
+    error = ""
+    try:
+        segmenter.set_image(loaded.image)
+    except Exception as caught:  # as above
+        logger.warning("%s failed on %s/%s: %s", task.spec.name, case.dataset, case.name, caught, exc_info=True)
+        error = f"set_image: {type(caught).__name__}: {caught}"
+    episodes: list[Episode] = []
+    for target in targets:
+        box, has_boxes = given_box(loaded.boxes, target.label)
+        player = _Broken(error) if error else segmenter
+        episodes.append(play_object(task.spec.name, player, case, loaded.image, target, config, box, has_boxes))
+    peak = peak_memory_mb()
+    records = tuple(replace(r, peak_memory_mb=peak) for episode in episodes for r in episode.records)
+    _write_masks(task, targets, episodes)
+    if settings["npz"]:
+        _write_npz(task, loaded, targets, episodes)
+    errors = (error,) if error else tuple(f"{t.name}: {e.error}" for t, e in zip(targets, episodes, strict=True) if e.error)
+    return CaseFile(records, skipped, errors)
+
+
+class _Broken:
+    """Stands for a segmenter that could not take the image: fails on every object."""
+
+    accepts = frozenset()
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def set_image(self, image: Any) -> None:
+        """Nothing."""
+
+    def start_object(self) -> None:
+        """Nothing."""
+
+    def predict(self, prompts: ObjectPrompts) -> Any:
+        """Says why."""
+        raise RuntimeError(self.reason)
+
+
+def _choose_objects(found: Sequence[EvaluationObject], task: CaseTask) -> tuple[list[EvaluationObject], int]:
+    """Objects that are large enough, at most ``max_objects`` of them; and how many were too small."""
+    settings = task.settings
+    large = [target for target in found if target.truth.num_voxels >= settings["min_voxels"]]
+    skipped = len(found) - len(large)
+    if settings["max_objects"] is not None and len(large) > settings["max_objects"]:
+        order = generator_for(settings["seed"], "objects", task.case.dataset, task.case.name).permutation(len(large))
+        large = [large[i] for i in sorted(order[: settings["max_objects"]])]
+    return large, skipped
+
+
+def _write_masks(task: CaseTask, targets: Sequence[EvaluationObject], episodes: Sequence[Episode]) -> None:
+    """Keeps the last masks and all clicks, for the report's pictures."""
+    content: dict[str, np.ndarray] = {}
+    for number, (target, episode) in enumerate(zip(targets, episodes, strict=True)):
+        if not episode.masks:
+            continue
+        last = episode.masks[-1]
+        voxels, labels = episode.prompts.marked_voxels()
+        content[f"{number}.object"] = np.array([target.label, *target.name.encode()], dtype=np.int64)
+        content[f"{number}.low"] = last.low
+        content[f"{number}.shape"] = np.array(last.part.shape)
+        content[f"{number}.bits"] = np.packbits(last.part)
+        content[f"{number}.points"] = voxels
+        content[f"{number}.labels"] = labels
+    path = masks_path(task)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as stream:
+        np.savez_compressed(stream, **content)
+    partial.replace(path)
+
+
+@dataclass(frozen=True)
+class KeptMask:
+    """A mask of the report's gallery.
+
+    Attributes:
+        mask: the last one.
+        points: (M, 3) int, voxels that were marked.
+        labels: (M,) int.
+    """
+
+    mask: MaskCrop
+    points: np.ndarray
+    labels: np.ndarray
+
+
+def read_masks(path: Path) -> dict[tuple[int, str], KeptMask]:
+    """(label, name) -> what :func:`run_case` kept."""
+    found: dict[tuple[int, str], KeptMask] = {}
+    with np.load(path) as content:
+        for key in (k for k in content.files if k.endswith(".object")):
+            number = key.split(".")[0]
+            label, *letters = content[key].tolist()
+            shape = tuple(content[f"{number}.shape"].tolist())
+            part = np.unpackbits(content[f"{number}.bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+            found[label, bytes(letters).decode()] = KeptMask(
+                MaskCrop(content[f"{number}.low"], part), content[f"{number}.points"], content[f"{number}.labels"]
+            )
+    return found
+
+
+def _write_npz(
+    task: CaseTask, loaded: LoadedCase, targets: Sequence[EvaluationObject], episodes: Sequence[Episode]
+) -> None:
+    """Writes case and answers as the challenge keeps them; where objects overlap, the larger label has the voxel."""
+    from .npz import write_answer, write_case
+
+    protocol = choose_protocol(task.settings["protocol"], task.settings["corrections"])
+    order = sorted(range(len(targets)), key=lambda n: targets[n].label)
+    labels = np.zeros(loaded.labels.shape, dtype=np.int32)
+    steps = [np.zeros_like(labels) for _ in range(protocol.num_corrections + 1)]
+    boxes = {}
+    for number in order:
+        target, episode = targets[number], episodes[number]
+        MaskCrop(target.truth.low, target.truth.mask).paste(labels, target.label)
+        for step, mask in enumerate(episode.masks):
+            mask.paste(steps[step], target.label)
+        generator = generator_for(
+            task.settings["seed"], protocol.name, task.case.dataset, task.case.name, target.label, target.name
+        )
+        given = opening(protocol, target.truth, target.name, *given_box(loaded.boxes, target.label), generator)
+        if given is not None and given.prompts.box is not None:
+            boxes[target.label] = given.prompts.box
+    dtype = np.uint8 if labels.max() < 256 else np.uint16
+    folder, name = Path(task.output), f"{file_name(task.case.dataset, task.case.name)}.npz"
+    every = len(boxes) == len(targets)
+    case = folder / "npz" / name
+    write_case(case, loaded.image.array, labels.astype(dtype), loaded.image.spacing_mm.tolist(), boxes if every else None)
+    write_answer(folder / "npz_answers" / file_name(task.spec.name) / name, [s.astype(dtype) for s in steps])
