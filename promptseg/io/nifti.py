@@ -1,0 +1,158 @@
+"""NIfTI-1 and NIfTI-2, and what else nibabel reads."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from ..volume import Volume
+from ..volume_checks import blocks
+
+logger = logging.getLogger(__name__)
+
+ALIGNED = 2
+"""NIfTI's code for coordinates that are aligned to something, when a result has no header to repeat."""
+
+NIFTI1_LONGEST_AXIS = 32767
+ROUNDING_TOLERANCE = 1e-3
+"""Most that float32 rounding of an affine may move a voxel, in voxels, before NIfTI-2 (float64) is written."""
+
+
+def read_with_nibabel(path: Path) -> Volume:
+    """Reads a file; see :func:`promptseg.io.read_volume`.
+
+    Raises:
+        ValueError: if it is damaged, truncated, not an image or not 3D.
+    """
+    try:
+        image: Any = nibabel.load(path, mmap=False)  # type: ignore[attr-defined]
+    except Exception as error:  # nibabel, gzip, zlib and struct raise a dozen kinds of their own
+        raise ValueError(
+            f"{path}: is not an image, or is damaged ({_line(error)}); open it in a viewer, or copy it again"
+        ) from error
+    return volume_from_nibabel(image, str(path))
+
+
+def volume_from_nibabel(image: Any, source: str) -> Volume:
+    """A volume of a nibabel image.
+
+    Args:
+        image: any spatial image of nibabel.
+        source: path or kind.
+
+    Raises:
+        ValueError: if its voxels cannot be read, or it is not a 3D image of real numbers.
+    """
+    if image.affine is None:
+        raise ValueError(f"{source}: has no affine; give its array with spacing=(x, y, z) in mm")
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape:
+        return Volume(np.broadcast_to(np.uint8(0), shape), image.affine, source)  # which refuses it without reading
+    header = image.header if isinstance(image.header, nibabel.Nifti1Header) else None
+    if header is not None and header.get_xyzt_units()[0] in ("meter", "micron"):
+        logger.warning(
+            "%s: its header gives coordinates in units of a %s; they are read as millimetres: correct the header if "
+            "that is not meant",
+            source,
+            header.get_xyzt_units()[0],
+        )
+    voxels = _read_voxels(image.dataobj, shape, source)
+    return Volume(voxels, image.affine, source, None if header is None else header.copy())
+
+
+def _read_voxels(data: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
+    """Voxels in the dtype they are stored in, or as float32 if the header scales them."""
+    try:
+        if not nibabel.is_proxy(data):  # type: ignore[attr-defined]
+            return np.asarray(data)
+        slope, intercept = float(getattr(data, "slope", 1.0)), float(getattr(data, "inter", 0.0))
+        if (slope, intercept) == (1.0, 0.0):
+            return np.asarray(data.get_unscaled() if hasattr(data, "get_unscaled") else data)
+        stored = np.asarray(data.get_unscaled())
+        scaled = np.empty_like(stored, dtype=np.float32)
+        for source_block, block in zip(blocks(stored), blocks(scaled), strict=True):
+            block[...] = source_block * np.float64(slope) + intercept
+        return scaled
+    except MemoryError:
+        raise ValueError(
+            f"{source}: no memory for {shape} voxels; is the header damaged? Else crop the image"
+        ) from None
+    except Exception as error:  # zlib's, gzip's, EOF, a file shorter than its header says
+        raise ValueError(f"{source}: is damaged or cut off ({_line(error)}); copy or download it again") from error
+
+
+def write_nifti(
+    path: Path, array: np.ndarray, affine: np.ndarray, reference: Volume | str | os.PathLike[str] | None
+) -> None:
+    """Writes a file; see :func:`promptseg.io.write_volume`.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        array: (I, J, K) in the dtype to store.
+        affine: (4, 4).
+        reference: whose header to repeat, if it places voxels at the same affine.
+    """
+    header = _header(array.shape, affine, _reference_header(reference))
+    header.set_data_shape(array.shape)
+    header.set_data_dtype(array.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    image = kind(array, header.get_best_affine(), header)
+    image.to_filename(path)
+
+
+def _header(shape: tuple[int, ...], affine: np.ndarray, reference: Any) -> Any:
+    """A header that places an array at an affine; the reference's own where it does so already."""
+    header = None
+    if reference is not None:
+        header = reference.copy()
+        header.extensions.clear()  # they describe the image, and may name the patient
+        if tuple(reference.get_data_shape()[:3]) == shape and np.array_equal(header.get_best_affine(), affine):
+            return header
+    is_nifti2 = isinstance(header, nibabel.Nifti2Header) or max(shape) > NIFTI1_LONGEST_AXIS
+    if not is_nifti2 and _rounding(affine, shape) > ROUNDING_TOLERANCE:
+        logger.info("the affine needs float64: NIfTI-2 is written")
+        is_nifti2 = True
+    if header is None or is_nifti2 != isinstance(header, nibabel.Nifti2Header):
+        header = nibabel.Nifti2Header() if is_nifti2 else nibabel.Nifti1Header()
+        header.set_xyzt_units("mm")
+    sform_code = int(header["sform_code"]) or int(header["qform_code"]) or ALIGNED
+    columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    is_rigid = np.allclose(columns.T @ columns, np.eye(3), atol=1e-5)  # a quaternion cannot hold shears
+    header.set_data_shape(shape)
+    header.set_qform(affine, code=sform_code if is_rigid else 0)
+    header.set_sform(affine, code=sform_code)
+    return header
+
+
+def _rounding(affine: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How far float32 rounding of an affine moves a corner of the grid, in the smallest voxel side."""
+    corners = np.stack(np.meshgrid(*[[0, n - 1] for n in shape], [1], indexing="ij"), axis=-1).reshape(-1, 4)
+    moved_mm = corners @ (affine.astype(np.float32) - affine).T
+    return float(np.linalg.norm(moved_mm, axis=1).max() / np.linalg.norm(affine[:3, :3], axis=0).min())
+
+
+def _reference_header(reference: Any) -> Any:
+    """NIfTI header of a volume or file; None if it has none."""
+    if isinstance(reference, Volume):
+        if isinstance(reference.header, nibabel.Nifti1Header):
+            return reference.header
+        return None
+    if reference is None or not str(reference).lower().endswith((".nii", ".nii.gz")) or not Path(reference).is_file():
+        return None
+    try:
+        header = nibabel.load(reference).header  # type: ignore[attr-defined]
+    except Exception as error:  # the file changed since it was read; the affine is known without it
+        logger.debug("header of %s is not repeated: %s", reference, error)
+        return None
+    return header if isinstance(header, nibabel.Nifti1Header) else None
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
