@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -153,22 +150,15 @@ def save_picture(picture: Image, path: str | Path) -> Path:
     """Writes a picture; the file appears only when it is complete.
 
     Raises:
-        ValueError: for a name without a known picture suffix.
+        ValueError: for a name without a known picture suffix, or a folder that is missing or not writable.
         OSError: if it cannot be written; nothing half-written is left behind.
     """
-    path = Path(path)
+    from .io import atomic_path
+
     check_picture_path(path)
-    handle, partial = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
+    with atomic_path(path) as partial:
         picture.save(partial)
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(partial)
-        raise
-    return path
+    return Path(path)
 
 
 def check_picture_path(path: str | Path) -> None:
@@ -193,12 +183,6 @@ def intensity_window(array: np.ndarray) -> tuple[float, float]:
         return -180.0, 300.0
     low, high = (float(v) for v in np.percentile(subsample(array, 500_000), [0.5, 99.5]))
     return (low, high) if high > low else (low, low + 1.0)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _centre(

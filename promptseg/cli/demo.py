@@ -65,7 +65,7 @@ def run(config: DemoConfig) -> int:
     very_first = first_seconds[0]
     print(f"seconds: first prompt of an organ {first:.2f} (the very first {very_first:.2f}), later {later:.2f} each")
     mask_path, picture_path = folder / "organs.nii.gz", folder / "overlay.png"
-    write_volume(mask_path, organs, predictor.volume.affine, reference=predictor.volume.source)
+    write_volume(mask_path, organs, predictor.volume.affine, reference=predictor.volume)
     points = [p for thing in demo.OBJECTS for p in thing.points]
     labels = [label for thing in demo.OBJECTS for label in thing.labels]
     names = [thing.name for thing in demo.OBJECTS]

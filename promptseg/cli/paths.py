@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
-
 
 def check_image_output(output: str, inputs: tuple[str | None, ...]) -> None:
     """Refuses a mask's file name that cannot be written, or that is one of the inputs.
@@ -18,9 +16,11 @@ def check_image_output(output: str, inputs: tuple[str | None, ...]) -> None:
     Raises:
         ValueError: naming the file and the cure.
     """
+    from ..io import WRITABLE_SUFFIXES
+
     path = Path(output)
-    if not path.name.lower().endswith(IMAGE_SUFFIXES):
-        raise ValueError(f"output {output!r}: expected a name that ends in one of {', '.join(IMAGE_SUFFIXES)}")
+    if not path.name.lower().endswith(WRITABLE_SUFFIXES):
+        raise ValueError(f"output {output!r}: expected a name that ends in one of {', '.join(WRITABLE_SUFFIXES)}")
     check_folder(path.parent, output)
     for name in inputs:
         if name and path.exists() and os.path.exists(name) and os.path.samefile(path, name):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptseg.cli.command import Command, field_docstrings, join_negative_values, option, parse_options
@@ -84,6 +84,7 @@ def test_yaml_file_is_the_same_config(tmp_path: Path) -> None:
     assert later.space == "ras"
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=4))
 def test_any_coordinates_come_through_in_order(points: list[tuple[float, float, float]]) -> None:
     words = ["ct.nii", "-o", "m.nii"]
