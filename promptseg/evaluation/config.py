@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from typing import Any
 
 from .protocols import ProtocolName, choose_protocol
@@ -11,7 +11,7 @@ DEFAULT_MODELS = ("promptseg-tiny", "random-walker", "region-growing", "fast-mar
 """What is measured if nothing else is asked for: the model, and every baseline beside it."""
 
 
-def _shell(default: Any, short: str | None = None, metavar: str | None = None, is_repeatable: bool = False) -> Any:
+def _shell(default: Any = MISSING, short: str | None = None, metavar: str | None = None, is_repeatable: bool = False) -> Any:
     """A field and how the command line spells it."""
     return field(default=default, metadata={"short": short, "metavar": metavar, "is_repeatable": is_repeatable})
 
@@ -23,14 +23,11 @@ class EvaluationConfig:
     Writes a folder with report.html, results.csv (one row per case, object and step) and summary.json. A run that was
     interrupted goes on where it stopped when the same command is given again. A case that fails counts as zero and is
     listed.
-
-    Raises:
-        ValueError: for options that are out of range or contradict each other.
     """
 
-    catalog: str = _shell("", metavar="PATH")
+    catalog: str = _shell(metavar="PATH")
     """labelled cases: a YAML catalog, a dataset.json, a folder of either, or a folder of the CVPR challenge's .npz"""
-    output: str = _shell("", short="-o", metavar="FOLDER")
+    output: str = _shell(short="-o", metavar="FOLDER")
     """where to write the report"""
     model: tuple[str, ...] = _shell((), metavar="[NAME=]MODEL", is_repeatable=True)
     """what to measure; may be repeated. Weights (a name that ships, or a folder), a baseline (random-walker,
@@ -48,21 +45,21 @@ class EvaluationConfig:
     """at most so many cases of each data set, drawn with the seed"""
     max_objects: int | None = _shell(None, metavar="N")
     """at most so many objects of each case, drawn with the seed"""
-    min_voxels: int = 1
+    min_voxels: int = _shell(1, metavar="N")
     """objects with fewer voxels are left out, and counted"""
-    tolerance_mm: float = 2.0
+    tolerance_mm: float = _shell(2.0, metavar="MM")
     """of the normalised surface Dice"""
-    jitter_repeats: int = 2
+    jitter_repeats: int = _shell(2, metavar="N")
     """how often the first prompt of each object is given again, jittered"""
-    jitter: float = 0.5
+    jitter: float = _shell(0.5, metavar="SHARE")
     """how far: a click by this share of its depth in the object, a box's sides by a quarter of it of their length"""
-    seed: int = 0
+    seed: int = _shell(0, metavar="N")
     """of all random choices"""
-    bootstrap: int = 1000
+    bootstrap: int = _shell(1000, metavar="N")
     """resamplings for confidence intervals"""
-    gallery: int = 2
+    gallery: int = _shell(2, metavar="N")
     """pictures of so many best, median and worst objects for each model; 0 for none"""
-    workers: int = 1
+    workers: int = _shell(1, metavar="N")
     """processes; 1 computes in this one"""
     threads: int | None = _shell(None, metavar="N")
     """threads of each process; all cores divided among the workers if not given"""
@@ -75,10 +72,6 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", tuple(self.model) or DEFAULT_MODELS)
-        if not self.catalog:
-            raise ValueError("--catalog: give a catalog, a dataset.json, or a folder of data sets")
-        if not self.output:
-            raise ValueError("--output: give a folder for the report, such as -o report/")
         choose_protocol(self.protocol, self.clicks)
         for name in ("max_cases", "max_objects", "clicks", "threads"):
             value = getattr(self, name)

@@ -1,0 +1,52 @@
+"""``promptseg evaluate``: models and baselines on labelled cases, as a simulated user would work with them."""
+
+from __future__ import annotations
+
+from ..evaluation.config import EvaluationConfig
+from .command import Command
+from .loading import check_device
+
+
+def run(config: EvaluationConfig) -> int:
+    """Evaluates, and prints the headline table; 1 if a case failed."""
+    check_device(config.device)
+    from ..evaluation import run_evaluation
+
+    result = run_evaluation(config)
+    models = {name: m for name, m in result.summary["models"].items() if m["objects"]}
+    failures = sum(len(m["failures"]) for m in result.summary["models"].values())
+    for line in _table(models):
+        print(line)
+    print(f"{result.report}: {next(iter(models.values()))['objects'] if models else 0} objects")
+    if failures:
+        print(f"{failures} failures count as zero; the report lists them")
+    return 1 if failures else 0
+
+
+def _table(models: dict) -> list[str]:
+    first, last = (next(iter(models.values()))[key]["step"] for key in ("first", "final"))
+    lines = [
+        f"| model | Dice, step {first} | Dice, step {last} | NSD, step {last} | clicks to 0.80 | s, first | s, later |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, m in models.items():
+        cells = [
+            m["first"]["dice"]["mean"],
+            m["final"]["dice"]["mean"],
+            m["final"]["nsd"]["mean"],
+            m["clicks_to_reach"]["0.80"]["mean"]["mean"],
+            m["seconds"]["first"]["median"],
+            m["seconds"]["later"]["median"],
+        ]
+        lines.append(f"| {name} | " + " | ".join("-" if c is None else f"{c:.3f}" for c in cells) + " |")
+    return lines
+
+
+COMMAND = Command(
+    EvaluationConfig,
+    run,
+    example="""\
+  promptseg evaluate --catalog data/ -o report/
+  promptseg evaluate --catalog data/ --protocol cvpr25 --workers 4 -o report/
+  promptseg evaluate --catalog data/ --model new=runs/step_9000 --model promptseg-tiny --model random-walker -o report/""",
+)

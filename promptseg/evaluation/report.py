@@ -1,0 +1,247 @@
+"""``report.html``: one file with everything a reader needs to believe the numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .charts import ChartFrame, Line, draw_chart
+from .config import EvaluationConfig
+from .gallery import draw_gallery
+from .html import estimate, number, page, pairs, share, table
+from .records import StepRecord
+from .work import CaseTask
+
+EXPLANATIONS = {
+    "clicks": "A simulated user clicks the deepest point of the object, then, up to the number of clicks asked for, the "
+    "deepest point of the largest 26-connected error, missing and superfluous voxels together.",
+    "cvpr25": "The CVPR 2025 interactive challenge: the box of the object's middle slice with its range of slices, then five "
+    "clicks at the deepest point (in voxels) of the largest 26-connected error. AUC is the area under the five clicks' "
+    "curve, at most 4. A case's NSD counts as 0 where its mean Dice is not above 0.2.",
+    "box": "One tight 3D box around the object.",
+    "scribble": "A line along the middle of the object, then of the largest error, on one slice.",
+    "mask": "A mask corrupted to a Dice of 0.7 is handed over (step 0), then clicks as in the protocol clicks.",
+    "text": "The name of the object.",
+}
+
+
+def write_report(
+    output: Path,
+    records: Sequence[StepRecord],
+    summary: dict[str, Any],
+    tasks: Sequence[CaseTask],
+    config: EvaluationConfig,
+) -> Path:
+    """Writes the report.
+
+    Args:
+        output: folder.
+        records: every row.
+        summary: content of ``summary.json``.
+        tasks: of the run, for the gallery.
+        config: options of the run.
+
+    Returns:
+        The path of ``report.html``.
+    """
+    models = {name: m for name, m in summary["models"].items() if m["objects"]}
+    body = [*_head(summary, models, config)]
+    if models:
+        body += [*_overview(models, config), *_curves(models, config), *_interaction(models), *_groups(models)]
+        body += _gallery(models, records, tasks, config)
+    body += _about(summary)
+    path = output / "report.html"
+    partial = output / "report.html.partial"
+    partial.write_text(page(f"promptseg evaluate: {config.protocol}", body), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _head(summary: dict[str, Any], models: dict[str, Any], config: EvaluationConfig) -> list[str]:
+    first = next(iter(models.values()), {"objects": 0, "cases": 0, "patients": 0, "datasets": 0})
+    counts = [(first["objects"], "object"), (first["cases"], "case"), (first["patients"], "patient"), (first["datasets"], "data set")]
+    objects, cases, patients, datasets = (f"{n} {noun}{'s' if n != 1 else ''}" for n, noun in counts)
+    lines = [
+        f"<h1>Interactive segmentation: protocol {escape(config.protocol)}</h1>",
+        f"<p>{objects} of {cases}, {patients}, {datasets}, fold <i>{escape(config.fold)}</i>. Objects of fewer than "
+        f"{config.min_voxels} voxels that were left out: {summary['skipped_objects']}.</p><p>{EXPLANATIONS[config.protocol]} Every object is simulated alone. NSD at {config.tolerance_mm:g} mm. "
+        "Numbers in grey are 95 % intervals from resampling patients within data sets; baselines and test models are in "
+        "italics.</p>",
+    ]
+    failures = [(name, f) for name, m in summary["models"].items() for f in m["failures"]]
+    if failures:
+        rows = [[escape(name), escape(f["case"]), escape(f["error"])] for name, f in failures]
+        lines.append('<p class="warn">Something failed, and counts as zero in all tables:</p>')
+        lines.append(table(["model", "case", "error"], rows))
+    return lines
+
+
+def _overview(models: dict[str, Any], config: EvaluationConfig) -> list[str]:
+    first, last = (next(iter(models.values()))[k]["step"] for k in ("first", "final"))
+    head = ["model", f"Dice, step {first}"]
+    head += [f"Dice, step {last}", f"NSD, step {last}", "HD95 (median, mm)", "|volume error| (median)", "lesion F1"]
+    head += ["seconds: first", "later", "memory (MB)"]
+    rows = []
+    for name, m in models.items():
+        final, seconds = m["final"], m["seconds"]
+        rows.append(
+            [
+                escape(name),
+                estimate(m["first"]["dice"]),
+                estimate(final["dice"]),
+                estimate(final["nsd"]),
+                number(final["hd95_mm_median"], 1),
+                share(final["absolute_volume_error_median"]),
+                number(final["lesion_f1"]["mean"]),
+                number(seconds["first"]["median"]),
+                number(seconds["later"]["median"]),
+                number(m["peak_memory_mb"], 0),
+            ]
+        )
+    lines = ["<h2>Summary</h2>", table(head, rows, [m["is_baseline"] for m in models.values()])]
+    if config.protocol == "cvpr25":
+        keys = ("dsc_auc", "nsd_auc", "dsc_auc_normalised", "nsd_auc_normalised", "dsc_final", "nsd_final")
+        rows = [[escape(n), *(estimate(m["challenge"][k]) for k in keys)] for n, m in models.items()]
+        head = ["model", "DSC AUC (max 4)", "NSD AUC (max 4)", "DSC AUC / 4", "NSD AUC / 4", "DSC final", "NSD final"]
+        lines += ["<h3>The challenge's scores, means over cases</h3>", table(head, rows, [m["is_baseline"] for m in models.values()])]
+    return lines
+
+
+def _curves(models: dict[str, Any], config: EvaluationConfig) -> list[str]:
+    steps = [point["step"] for point in next(iter(models.values()))["curve"]]
+    lines = ["<h2>From click to click</h2>"]
+    if len(steps) > 1:
+        charts = []
+        for metric, title in (("dice", "Dice"), ("nsd", f"NSD at {config.tolerance_mm:g} mm")):
+            drawn = [
+                Line(
+                    name,
+                    steps,
+                    [_real(point[metric]["mean"]) for point in m["curve"]],
+                    [_real(point[metric]["low"]) for point in m["curve"]],
+                    [_real(point[metric]["high"]) for point in m["curve"]],
+                )
+                for name, m in models.items()
+            ]
+            charts.append(draw_chart(drawn, ChartFrame(title, "number of corrections", title, steps)))
+        lines.append(f'<div class="charts">{"".join(charts)}</div>')
+    head, rows = ["model"], []
+    thresholds = list(next(iter(models.values()))["clicks_to_reach"])
+    for threshold in thresholds:
+        head += [f"NoC@{100 * float(threshold):.0f}", "reached"]
+    for name, m in models.items():
+        cells = [escape(name)]
+        for threshold in thresholds:
+            entry = m["clicks_to_reach"][threshold]
+            cells += [estimate(entry["mean"], 2), share(entry["share_reached"])]
+        rows.append(cells)
+    lines += [
+        "<h3>Number of clicks to reach a Dice of 0.80, 0.85, 0.90</h3><p>Objects that never reach it count as the last "
+        "step.</p>",
+        table(head, rows, [m["is_baseline"] for m in models.values()]),
+    ]
+    return lines
+
+
+def _interaction(models: dict[str, Any]) -> list[str]:
+    head = ["model", "clicks respected: newest", "all", "corrections that lower Dice", "by > 0.02", "mean loss", "worst loss"]
+    head += ["jitter: |change| of Dice", "seconds first, p95", "later, p95", "encoder calls: first", "later"]
+    rows = []
+    for name, m in models.items():
+        respect, regression, seconds = m["clicks_respected"], m["regression"], m["seconds"]
+        rows.append(
+            [
+                escape(name),
+                share(respect["newest"]),
+                share(respect["all"]),
+                share(regression["share_lower"]),
+                share(regression["share_much_lower"]),
+                number(regression["mean_drop"]),
+                number(regression["worst_drop"]),
+                number(m["jitter"].get("mean_dice_difference")),
+                number(seconds["first"]["p95"]),
+                number(seconds["later"]["p95"]),
+                number(m["encoder_calls"]["first"], 1),
+                number(m["encoder_calls"]["later"], 1),
+            ]
+        )
+    lines = ["<h2>Interaction</h2>", table(head, rows, [m["is_baseline"] for m in models.values()])]
+    estimating = {name: m["calibration"] for name, m in models.items() if m["calibration"]["count"] and not m["is_baseline"]}
+    if estimating:
+        drawn = [Line(n, [b[0] for b in c["bins"]], [b[1] for b in c["bins"]]) for n, c in estimating.items()]
+        ticks = (0, 0.2, 0.4, 0.6, 0.8, 1.0)
+        frame = ChartFrame("Predicted against true IoU", "predicted", "true", ticks, has_diagonal=True)
+        head = ["model", "answers", "mean |error|", "bias", "ECE", "correlation"]
+        rows = [
+            [escape(n), str(c["count"]), *(number(c[k]) for k in ("mean_error", "bias", "expected_error", "correlation"))]
+            for n, c in estimating.items()
+        ]
+        lines += ["<h3>Calibration of the predicted IoU</h3>", draw_chart(drawn, frame), table(head, rows)]
+    return lines
+
+
+def _groups(models: dict[str, Any]) -> list[str]:
+    lines = []
+    for key, title in (("by_dataset", "By data set, the worst first"), ("by_label", "By structure, the worst first")):
+        lines.append(f"<h2>{title}</h2>")
+        main = {name: m for name, m in models.items() if not m["is_baseline"]} or models
+        for name, m in (models if key == "by_dataset" else main).items():
+            rows = [
+                [
+                    escape(g["group"]),
+                    str(g["objects"]),
+                    str(g["patients"]),
+                    estimate(g["first_dice"]),
+                    estimate(g["final_dice"]),
+                    estimate(g["final_nsd"]),
+                ]
+                for g in m[key]
+            ]
+            head = ["", "objects", "patients", "Dice, first", "Dice, last", "NSD, last"]
+            lines += [f"<h3>{escape(name)}</h3>", table(head, rows)]
+    return lines
+
+
+def _gallery(
+    models: dict[str, Any], records: Sequence[StepRecord], tasks: Sequence[CaseTask], config: EvaluationConfig
+) -> list[str]:
+    lines = []
+    if not config.gallery:
+        return lines
+    shown = {name: m for name, m in models.items() if not m["is_baseline"]} or models
+    for name in shown:
+        own = [r for r in records if r.model == name]
+        pictures = draw_gallery(own, [t for t in tasks if t.spec.name == name], config.gallery, config.tolerance_mm)
+        if pictures:
+            lines.append(f"<h2>Best, median and worst: {escape(name)}</h2><p>After the last step. Filled clicks lie on the slice.</p>")
+        for picture in pictures:
+            lines.append(
+                f'<figure><img alt="{escape(picture.caption)}" src="data:image/png;base64,{picture.png}">'
+                f"<figcaption><b>{picture.rank}</b> {escape(picture.caption)}</figcaption></figure>"
+            )
+    return lines
+
+
+def _about(summary: dict[str, Any]) -> list[str]:
+    environment = {k: v for k, v in summary["environment"].items() if k not in ("versions", "command")}
+    revisions = {name: f"{m['source']} {m['revision']}" for name, m in summary["models"].items()}
+    return [
+        "<h2>How these numbers were made</h2>",
+        f"<pre>{escape(summary['environment']['command'])}</pre>",
+        pairs(environment),
+        "<h3>Settings</h3>",
+        pairs(summary["settings"]),
+        "<h3>Models</h3>",
+        pairs(revisions),
+        "<h3>Versions</h3>",
+        pairs(summary["environment"]["versions"]),
+        "<p>Seconds are from prompt to mask, without reading the image. Memory is the largest resident memory of the "
+        "process during a case, image and scorer included, or on a GPU that of its tensors.</p>",
+    ]
+
+
+def _real(value: float | None) -> float:
+    return math.nan if value is None else value
