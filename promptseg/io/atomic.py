@@ -46,7 +46,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     _check_target(target, shown)
     staging: Path | None = None
     try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name[:32]}.", suffix=".partial", dir=target.parent))
         yield staging / target.name
         _publish(staging, target, shown)
     except OSError as error:
