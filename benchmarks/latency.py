@@ -65,6 +65,7 @@ ENTRIES = (
     Entry("encode-small-fp32", "promptseg-small encodes 128^3, fp32", "encode-tiny-bf16"),
     Entry("encode-vit-b-fp32", "SAM-Med3D's ViT-B encodes 128^3, as published, fp32", "encode-tiny-bf16"),
     Entry("encode-vit-b-folded-fp32", "the same weights as promptseg runs them, fp32", "encode-tiny-bf16"),
+    Entry("encode-vit-b-folded-bf16", "the same weights as promptseg runs them, bf16", "encode-tiny-bf16"),
     Entry("clicks", "promptseg-tiny, a further click, 512 x 512 x 300", "clicks"),
     Entry("unet-fp32", "early-fusion U-Net, one forward per click, 192^3, fp32", "clicks"),
     Entry("unet-bf16", "early-fusion U-Net, one forward per click, 192^3, bf16", "clicks"),
@@ -107,7 +108,7 @@ def run_encoder(name: str, device: str, budget_s: float) -> Measurement:
         import peers
 
         encoder = (peers.folded_vit_b() if "folded" in name else peers.published_vit_b()).to(device)
-        arguments = (image,)
+        arguments = (image.to(torch.bfloat16) if half else image,)
     else:
         config = ModelConfig.from_file(ROOT / "configs" / f"promptseg-{name.split('-')[1]}.yaml")
         encoder = PromptableModel(config).image_encoder.eval().to(device)

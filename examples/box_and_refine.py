@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from promptseg.io import read_volume
 
 from promptseg import Predictor, demo
+from promptseg.io import read_volume
 
 
 def main(model: str) -> None:

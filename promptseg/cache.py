@@ -60,7 +60,9 @@ class DiskCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"cache folder {str(folder)!r} cannot be made ({error}); choose a writable folder") from error
+            raise ValueError(
+                f"cache folder {str(folder)!r} cannot be made ({error}); choose a writable folder"
+            ) from error
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{hashlib.blake2b(key.encode(), digest_size=20).hexdigest()}.safetensors"
@@ -102,7 +104,9 @@ class DiskCache:
             os.replace(partial, self._path(key))
             self._shrink()
         except Exception as error:  # safetensors raises its own type for I/O errors
-            logger.warning("cache entry not written to %s: %s; free some space or choose another folder", self.folder, error)
+            logger.warning(
+                "cache entry not written to %s: %s; free some space or choose another folder", self.folder, error
+            )
             if partial:
                 with contextlib.suppress(OSError):
                     os.unlink(partial)

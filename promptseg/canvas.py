@@ -91,9 +91,9 @@ class Canvas:
                 out[_slices(low - tile_low, high - tile_low)] = self.logits[_slices(low - self.low, high - self.low)]
             return out.nan_to_num_(0.0)
         ratio = 2.0 ** (tile.level - self.level)
-        start = (lattice.from_level(self.low, self.level) - lattice.from_level(tile_low, tile.level)) / lattice.step_vox(
-            tile.level
-        )
+        start = (
+            lattice.from_level(self.low, self.level) - lattice.from_level(tile_low, tile.level)
+        ) / lattice.step_vox(tile.level)
         first = np.maximum(np.ceil(start - 0.5 / ratio), 0).astype(int)
         last = np.minimum(np.floor(start + (np.array(self.logits.shape) - 0.5) / ratio) + 1, size).astype(int)
         out = torch.zeros((size,) * 3)
@@ -133,10 +133,14 @@ class Canvas:
         start = self.lattice.from_level(self.low, self.level)
         out = torch.full(tuple(int(n) for n in high_vox - low_vox), -torch.inf)
         inner_low = np.maximum(low_vox, np.ceil(start - step / 2 - 1e-6)).astype(int)
-        inner_high = np.minimum(high_vox, np.floor(start + step * (np.array(self.logits.shape) - 0.5) + 1e-6) + 1).astype(int)
+        inner_high = np.minimum(
+            high_vox, np.floor(start + step * (np.array(self.logits.shape) - 0.5) + 1e-6) + 1
+        ).astype(int)
         if (inner_low < inner_high).all():
             values = self.logits.nan_to_num(nan=-10.0)
-            out[_slices(inner_low - low_vox, inner_high - low_vox)] = sample_grid(values, start, step, inner_low, inner_high)
+            out[_slices(inner_low - low_vox, inner_high - low_vox)] = sample_grid(
+                values, start, step, inner_low, inner_high
+            )
         return out
 
     def enforce(self, points_vox: np.ndarray, labels: np.ndarray) -> Canvas:

@@ -190,7 +190,11 @@ class TileEngine:
 
         def as_logits(values: np.ndarray) -> Tensor:
             tensor = torch.from_numpy(values.astype(np.float32))
-            return tensor.clamp_(-20, 20) if prompts.mask_is_logits else (tensor > 0).float() * (2 * MASK_LOGIT) - MASK_LOGIT
+            return (
+                tensor.clamp_(-20, 20)
+                if prompts.mask_is_logits
+                else (tensor > 0).float() * (2 * MASK_LOGIT) - MASK_LOGIT
+            )
 
         start = self.lattice.from_level(self.lattice.tile_low(tile), tile.level)
         step = self.lattice.step_vox(tile.level)

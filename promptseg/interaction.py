@@ -99,7 +99,11 @@ class Interaction:
                 logits = output.mask_logits[number, 0, candidate]
                 iou = float(output.iou_scores[number, 0, candidate])
                 presence = float(output.presence_scores[number, 0])
-                rank = iou - self.config.border_penalty * self._cut_share(tile, logits) - self.config.coarse_penalty * number
+                rank = (
+                    iou
+                    - self.config.border_penalty * self._cut_share(tile, logits)
+                    - self.config.coarse_penalty * number
+                )
                 if not bool((logits > 0).any()):
                     rank -= 1.0
                 ranked.append((rank, iou, presence, Canvas.from_tiles(self.lattice, [tile], logits[None])))
@@ -232,7 +236,9 @@ def prompts_extent(prompts: PromptSet, labels: tuple[int, ...] = (0, 1)) -> tupl
     if not lows:
         if len(prompts.points) and labels != (0, 1):
             return prompts_extent(prompts)
-        raise ValueError("no prompt says where the object is: give a point, a box, a scribble, a lasso or a filled mask")
+        raise ValueError(
+            "no prompt says where the object is: give a point, a box, a scribble, a lasso or a filled mask"
+        )
     return np.min(lows, axis=0).astype(float), np.max(highs, axis=0).astype(float)
 
 

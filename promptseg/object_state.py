@@ -154,7 +154,8 @@ def is_continuation(seen: PromptSet, prompts: PromptSet) -> bool:
         count <= len(prompts.points)
         and np.array_equal(seen.points, prompts.points[:count])
         and np.array_equal(seen.labels, prompts.labels[:count])
-        and (len(seen.points) > 0) >= (len(prompts.points) > 0 and not seen.strokes and not seen.boxes and seen.mask is None)
+        and (len(seen.points) > 0)
+        >= (len(prompts.points) > 0 and not seen.strokes and not seen.boxes and seen.mask is None)
         and len(seen.strokes) <= len(prompts.strokes)
         and all(
             a.label == b.label and a.kind == b.kind and np.array_equal(a.voxels, b.voxels)

@@ -90,7 +90,9 @@ class Prediction:
         """
         low, high = (np.array(b) for b in (box or self.mask_box))
         if (low >= high).any() or (low < 0).any() or (high > self.volume.shape).any():
-            raise ValueError(f"box {low.tolist()} to {high.tolist()}: expected a box inside the image, 0 to {self.volume.shape}")
+            raise ValueError(
+                f"box {low.tolist()} to {high.tolist()}: expected a box inside the image, 0 to {self.volume.shape}"
+            )
         a, b = self.volume.to_canonical_box(low, high, space="voxel")
         low_vox, high_vox = np.rint(a).astype(int), np.rint(b).astype(int)
         probability = torch.sigmoid(self.logits_lowres.canvas.sample(low_vox, high_vox)).numpy()

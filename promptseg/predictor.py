@@ -209,14 +209,25 @@ class Predictor:
             if isinstance(mask, (Prediction, LowresLogits)):
                 handed_over = mask.logits_lowres if isinstance(mask, Prediction) else mask
                 if handed_over.signature != engine.signature:
-                    raise ValueError("mask: these logits belong to another image or model; pass a mask on this image's grid")
+                    raise ValueError(
+                        "mask: these logits belong to another image or model; pass a mask on this image's grid"
+                    )
                 mask = None
             else:
                 handed_over = None
             if handed_over is not None and not any(p is not None for p in (points, box, scribbles, lassos)):
-                raise ValueError("mask: low-resolution logits alone change nothing; add a point, box, scribble or lasso")
+                raise ValueError(
+                    "mask: low-resolution logits alone change nothing; add a point, box, scribble or lasso"
+                )
             prompts = PromptSet.from_arguments(
-                engine.volume, points=points, labels=labels, box=box, scribbles=scribbles, lassos=lassos, mask=mask, space=space
+                engine.volume,
+                points=points,
+                labels=labels,
+                box=box,
+                scribbles=scribbles,
+                lassos=lassos,
+                mask=mask,
+                space=space,
             )
             state = self._advance(prompts, handed_over)
             return self._prediction(state, started, engine.num_encoded - encoded_before)
@@ -245,7 +256,9 @@ class Predictor:
         engine = self._require_engine()
         drawing = state.drawing
         if not state.part.any():
-            logger.warning("the mask is empty: the model found nothing at these prompts; add a point on the object or a box")
+            logger.warning(
+                "the mask is empty: the model found nothing at these prompts; add a point on the object or a box"
+            )
         low, high = engine.volume.from_canonical_box(*state.changed)
         return Prediction(
             volume=engine.volume,
@@ -263,7 +276,11 @@ class Predictor:
         )
 
     def precompute(
-        self, levels: list[int] | None = None, max_tiles: int | None = None, progress: bool = True, background: bool = False
+        self,
+        levels: list[int] | None = None,
+        max_tiles: int | None = None,
+        progress: bool = True,
+        background: bool = False,
     ) -> int | Future[int]:
         """Encodes tiles before they are asked for, coarsest level first, so that each click costs only the decoder.
 

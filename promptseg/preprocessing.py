@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 OUTSIDE = -1.0
 """Preprocessed intensity of positions outside the volume, in training as in inference."""
 

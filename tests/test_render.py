@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from promptseg.volume import Volume
 
 from promptseg.render import (
     COLOURS,
@@ -19,6 +18,7 @@ from promptseg.render import (
     render_overlay,
     save_picture,
 )
+from promptseg.volume import Volume
 
 FLAT = RenderConfig(tint=1.0, near_mm=0.0)
 

@@ -48,5 +48,5 @@ COMMAND = Command(
     example="""\
   promptseg evaluate --catalog data/ -o report/
   promptseg evaluate --catalog data/ --protocol cvpr25 --workers 4 -o report/
-  promptseg evaluate --catalog data/ --model new=runs/step_9000 --model promptseg-tiny --model random-walker -o report/""",
+  promptseg evaluate --catalog data/ --model new=runs/step_9000 --model promptseg-tiny -o report/""",
 )

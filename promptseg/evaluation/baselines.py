@@ -77,8 +77,8 @@ class ClassicalSegmenter:
         """Marks of the prompts on the grid.
 
         Returns:
-            (n0, n1, n2) int8, 1 the object's, -1 not the object's, 0 to be decided; and, where a box or a mask bounds the
-            object, (n0, n1, n2) bool of what lies outside of it.
+            (n0, n1, n2) int8, 1 the object's, -1 not the object's, 0 to be decided; and, where a box or a mask bounds
+            the object, (n0, n1, n2) bool of what lies outside of it.
         """
         from scipy.ndimage import binary_dilation, binary_erosion
 
@@ -283,7 +283,7 @@ class RandomWalker(ClassicalSegmenter):
     """Probability from which a voxel is inside."""
 
     def segment(self, grid: WorkingGrid, seeds: np.ndarray, outside: np.ndarray | None) -> np.ndarray:
-        """Probability that a walker from each voxel meets an included seed first, moved so that 0.5 is the threshold."""
+        """Probability that a walker meets an included seed first, moved so that 0.5 is the threshold."""
         from scipy.ndimage import binary_dilation
         from skimage.segmentation import random_walker
 
@@ -318,7 +318,8 @@ def _ball(radius: int) -> np.ndarray:
 
 
 def _inner(margin: int) -> tuple[slice, slice, slice]:
-    return (slice(margin, -margin),) * 3
+    inner = slice(margin, -margin)
+    return inner, inner, inner
 
 
 BASELINES: dict[str, type[ClassicalSegmenter]] = {

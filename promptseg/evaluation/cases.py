@@ -133,7 +133,9 @@ class CatalogCase:
         assert self.case.image is not None
         image = read_grid(self.case.image, self.case.frame)
         if image.array.ndim != 3:
-            raise ValueError(f"{self.case.image}: shape {image.array.shape}, expected 3D; name its 'channels' in the catalog")
+            raise ValueError(
+                f"{self.case.image}: shape {image.array.shape}, expected 3D; name its 'channels' in the catalog"
+            )
         found = read_labels(self.catalog, self.case, image)
         if found is None:
             raise ValueError(f"{self.case.key}: no label file; correct the catalog's 'labels'")

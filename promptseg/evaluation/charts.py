@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 COLOURS = ("#0b6fb8", "#d1495b", "#edae49", "#00798c", "#7a5195", "#5b8c5a", "#8d6a4f", "#444444")
 """Of the lines, in order; they repeat."""
+
+
+Place = Callable[[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ def draw_chart(lines: Sequence[Line], frame: ChartFrame) -> str:
         parts.append(f'<text x="{x:.1f}" y="{y + 16:.1f}" class="x">{tick:g}</text>')
     middle = _TOP + down / 2
     parts.append(f'<text x="{_LEFT + across / 2}" y="{_TOP + down + 34}" class="x">{escape(frame.x_label)}</text>')
-    parts.append(f'<text x="14" y="{middle}" class="x" transform="rotate(-90 14 {middle})">{escape(frame.y_label)}</text>')
+    parts.append(
+        f'<text x="14" y="{middle}" class="x" transform="rotate(-90 14 {middle})">{escape(frame.y_label)}</text>'
+    )
     if frame.has_diagonal:
         (x0, y0), (x1, y1) = place(0, 0), place(1, 1)
         parts.append(f'<line x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" class="d"/>')
@@ -99,8 +104,7 @@ def draw_chart(lines: Sequence[Line], frame: ChartFrame) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _line(line: Line, colour: str, place: object) -> list[str]:
-    assert callable(place)
+def _line(line: Line, colour: str, place: Place) -> list[str]:
     parts = []
     if line.low and line.high:
         upper = [place(x, _clip(h)) for x, h in zip(line.x, line.high, strict=True) if math.isfinite(h)]

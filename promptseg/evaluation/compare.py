@@ -132,8 +132,8 @@ def compare_reports(a: str | Path, b: str | Path, config: CompareConfig | None =
         Differences B minus A.
 
     Raises:
-        ValueError: for a folder that is no report, a model that is not in it, reports of different protocols or metrics, or
-            without an object in common.
+        ValueError: for a folder that is no report, a model that is not in it, reports of different protocols or
+            metrics, or without an object in common.
     """
     config = config or CompareConfig(str(a), str(b))
     summary_a, summary_b = _read_summary(Path(a)), _read_summary(Path(b))

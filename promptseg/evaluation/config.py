@@ -11,7 +11,9 @@ DEFAULT_MODELS = ("promptseg-tiny", "random-walker", "region-growing", "fast-mar
 """What is measured if nothing else is asked for: the model, and every baseline beside it."""
 
 
-def _shell(default: Any = MISSING, short: str | None = None, metavar: str | None = None, is_repeatable: bool = False) -> Any:
+def _shell(
+    default: Any = MISSING, short: str | None = None, metavar: str | None = None, is_repeatable: bool = False
+) -> Any:
     """A field and how the command line spells it."""
     return field(default=default, metadata={"short": short, "metavar": metavar, "is_repeatable": is_repeatable})
 
@@ -40,7 +42,7 @@ class EvaluationConfig:
     root: str | None = _shell(None, metavar="FOLDER")
     """folder that the paths in a single catalog are relative to"""
     clicks: int | None = _shell(None, metavar="N")
-    """number of corrections; the protocol's own if not given (clicks 10, cvpr25 5, scribble 5, mask 5, box and text 0)"""
+    """number of corrections; the protocol's own if not given: clicks 10, cvpr25, scribble and mask 5, box and text 0"""
     max_cases: int | None = _shell(None, metavar="N")
     """at most so many cases of each data set, drawn with the seed"""
     max_objects: int | None = _shell(None, metavar="N")
@@ -85,7 +87,9 @@ class EvaluationConfig:
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"--jitter {self.jitter}: expected a share, 0 to 1")
         if self.npz and self.protocol != "cvpr25":
-            raise ValueError(f"--npz is the challenge's format and --protocol is {self.protocol}: use --protocol cvpr25")
+            raise ValueError(
+                f"--npz is the challenge's format and --protocol is {self.protocol}: use --protocol cvpr25"
+            )
 
     def with_models(self, *models: str) -> EvaluationConfig:
         """The same options for other models."""

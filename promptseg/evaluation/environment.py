@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -12,8 +13,16 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "promptseg", "torch", "numpy", "scipy", "scikit-image", "SimpleITK", "surface-distance", "edt", "connected-components-3d",
-)  # fmt: skip
+    "promptseg",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "SimpleITK",
+    "surface-distance",
+    "edt",
+    "connected-components-3d",
+)
 
 
 def describe_environment() -> dict[str, Any]:
@@ -75,14 +84,12 @@ def reset_peak_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # man 5 proc: resets VmHWM
-    except OSError:
-        pass
 
 
 def peak_memory_mb() -> float:
-    """Peak since :func:`reset_peak_memory`: of a GPU's tensors if one is in use, else the resident memory of this process.
+    """Peak since :func:`reset_peak_memory`: of a GPU's tensors if one is in use, else resident memory of this process.
 
     Where the system cannot reset it (not Linux), the peak is that of the whole process.
     """

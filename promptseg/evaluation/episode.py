@@ -126,7 +126,9 @@ class _Player:
         config: EpisodeConfig,
     ) -> None:
         self.segmenter, self.image, self.target, self.config = segmenter, image, target, config
-        self.generator = generator_for(config.seed, config.protocol.name, case.dataset, case.name, target.label, target.name)
+        self.generator = generator_for(
+            config.seed, config.protocol.name, case.dataset, case.name, target.label, target.name
+        )
         self.blank = blank_record(model, case, target)
 
     def play(self, box: VoxelBox | None, has_boxes: bool) -> Episode:
@@ -174,7 +176,9 @@ class _Player:
                 return
             self.segmenter.start_object()
             answer, seconds = self._ask(other.prompts)
-            yield self._record(self.config.protocol.first_step, repeat, other, answer, truth.score(answer.mask), seconds)
+            yield self._record(
+                self.config.protocol.first_step, repeat, other, answer, truth.score(answer.mask), seconds
+            )
 
     def _ask(self, prompts: ObjectPrompts) -> tuple[SegmenterAnswer, float]:
         started = time.perf_counter()

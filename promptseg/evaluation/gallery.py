@@ -61,7 +61,9 @@ def choose_rows(records: Sequence[StepRecord], count: int) -> list[tuple[str, St
     return sorted(chosen.values(), key=lambda entry: order[entry[0]])
 
 
-def draw_gallery(records: Sequence[StepRecord], tasks: Sequence[CaseTask], count: int, tolerance_mm: float) -> list[Picture]:
+def draw_gallery(
+    records: Sequence[StepRecord], tasks: Sequence[CaseTask], count: int, tolerance_mm: float
+) -> list[Picture]:
     """Draws the objects of :func:`choose_rows`.
 
     Args:
@@ -83,7 +85,9 @@ def draw_gallery(records: Sequence[StepRecord], tasks: Sequence[CaseTask], count
         except (OSError, ValueError, KeyError, ImportError) as error:
             logger.warning("no picture of %s/%s, %s: %s", row.dataset, row.case, row.name, error)
             continue
-        caption = f"{row.dataset}/{row.case}, {row.name}: Dice {row.dice:.3f}, NSD {row.nsd:.3f}, {row.volume_ml:.3g} ml"
+        caption = (
+            f"{row.dataset}/{row.case}, {row.name}: Dice {row.dice:.3f}, NSD {row.nsd:.3f}, {row.volume_ml:.3g} ml"
+        )
         pictures.append(Picture(rank, caption, png))
     return pictures
 

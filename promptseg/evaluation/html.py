@@ -33,7 +33,8 @@ def estimate(entry: Mapping[str, float | None], digits: int = 3) -> str:
     """A mean with its interval."""
     if entry.get("low") is None:
         return number(entry.get("mean"), digits)
-    return f'{number(entry["mean"], digits)} <span class="n">{number(entry["low"], digits)} to {number(entry["high"], digits)}</span>'
+    interval = f"{number(entry['low'], digits)} to {number(entry['high'], digits)}"
+    return f'{number(entry["mean"], digits)} <span class="n">{interval}</span>'
 
 
 def share(value: float | None) -> str:

@@ -32,7 +32,7 @@ import numpy as np
 from .boxes import bounding_box, slices
 
 if TYPE_CHECKING:
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
 LESION_MIN_IOU = 0.1
 """Smallest IoU at which a predicted component counts as having found a true one."""
@@ -71,7 +71,7 @@ class Surface:
 
     coordinates_mm: np.ndarray
     areas_mm2: np.ndarray
-    tree: cKDTree | None
+    tree: KDTree | None
 
     @classmethod
     def from_mask(cls, mask: np.ndarray, spacing_mm: Sequence[float], origin: Sequence[int] = (0, 0, 0)) -> Surface:
@@ -85,7 +85,7 @@ class Surface:
         Returns:
             The surface; no elements for an empty mask. Cost: one pass over the mask's bounding box.
         """
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         box = bounding_box(mask)
         if box is None:
@@ -99,7 +99,7 @@ class Surface:
         inside = (codes != 0) & (codes != 255)
         corners = np.argwhere(inside) + np.asarray(box[0]) + np.asarray(origin)
         coordinates = corners * np.asarray(spacing_mm, dtype=np.float64)
-        return cls(coordinates, areas[codes[inside]], cKDTree(coordinates, balanced_tree=False, compact_nodes=False))
+        return cls(coordinates, areas[codes[inside]], KDTree(coordinates, balanced_tree=False, compact_nodes=False))
 
     def distances_to(self, other: Surface) -> np.ndarray:
         """(S,) mm from each of this surface's elements to the nearest of another, non-empty one."""

@@ -1,12 +1,12 @@
 """A MONAI network (or any torch module) in the same table: image and click maps in, logits out, by sliding window.
 
-    # my_networks.py
-    def deepedit():
-        network = monai.networks.nets.DynUNet(...)
-        network.load_state_dict(...)
-        return NetworkSegmenter(network, channels=("image", "positive", "negative"), roi_size=(128, 128, 128))
+# my_networks.py
+def deepedit():
+    network = monai.networks.nets.DynUNet(...)
+    network.load_state_dict(...)
+    return NetworkSegmenter(network, channels=("image", "positive", "negative"), roi_size=(128, 128, 128))
 
-    promptseg evaluate --model my_networks:deepedit ...
+promptseg evaluate --model my_networks:deepedit ...
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class NetworkSegmenter:
         channels: what the C input channels are; ``mask`` is its own previous answer, or the mask that was given.
         roi_size: of the sliding window, in voxels of ``spacing_mm``.
         spacing_mm: voxel sides to resample to; None for the image's own.
-        normalise: maps intensities (D, H, W) to what the network was trained with; None for zero mean and unit variance.
+        normalise: maps intensities (D, H, W) to what the network was trained with; None for zero mean, unit variance.
         foreground: channel of the output that is the object; with K = 1, the sign of the logits decides, else the
             largest channel.
         click_sigma_mm: of the Gaussian around each click and along each scribble, which has its maximum 1 there.
@@ -70,7 +70,9 @@ class NetworkSegmenter:
         self._shape = image.array.shape
         values = np.ascontiguousarray(self.normalise(image.array.astype(np.float32)), dtype=np.float32)
         grid_spacing = image.spacing_mm if self.spacing_mm is None else self.spacing_mm
-        self._grid = tuple(max(1, round(n * s / g)) for n, s, g in zip(self._shape, image.spacing_mm, grid_spacing, strict=True))
+        self._grid = tuple(
+            max(1, round(n * s / g)) for n, s, g in zip(self._shape, image.spacing_mm, grid_spacing, strict=True)
+        )
         tensor = torch.from_numpy(values)[None, None]
         self._image = interpolate(tensor, size=self._grid, mode="trilinear", align_corners=False)[0, 0]
         self._scale = np.array(self._grid) / np.array(self._shape)

@@ -3,8 +3,8 @@
     pip install nnInteractive
     promptseg evaluate --model nninteractive:FOLDER ...
 
-The package is Apache-2.0. Its published weights are CC BY-NC-SA 4.0 and are not fetched here: FOLDER is the trained model
-folder (the one with ``fold_0`` or ``fold_all``). Written for nnInteractive 2.6.
+The package is Apache-2.0. Its published weights have a licence of their own and are not fetched here: FOLDER is the
+trained model folder (the one with ``fold_0`` or ``fold_all``). Written for nnInteractive 2.6.
 
 Source: ``nnInteractiveInferenceSession`` of github.com/MIC-DKFZ/nnInteractive.
 """
@@ -48,7 +48,9 @@ class NnInteractiveSegmenter:
                 nnInteractiveInferenceSession,
             )
         except ImportError as error:
-            raise ValueError(f"--model nninteractive:{folder}: its package is missing ({error}); pip install nnInteractive") from error
+            raise ValueError(
+                f"--model nninteractive:{folder}: its package is missing ({error}); pip install nnInteractive"
+            ) from error
         import torch
 
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

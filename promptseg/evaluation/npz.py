@@ -124,14 +124,18 @@ class ChallengeCase:
             raise ValueError(f"{self.path}: no {' and no '.join(missing)}; expected imgs, gts and spacing")
         image, labels = content["imgs"].T, content["gts"].T
         if image.ndim != 3 or image.shape != labels.shape:
-            raise ValueError(f"{self.path}: imgs {content['imgs'].shape} and gts {content['gts'].shape}, expected one 3D shape")
+            raise ValueError(
+                f"{self.path}: imgs {content['imgs'].shape} and gts {content['gts'].shape}, expected one 3D shape"
+            )
         spacing = np.asarray(content["spacing"], dtype=np.float64)[::-1]
         values = [int(v) for v in np.unique(labels) if v]
         objects = tuple(((value,), f"label {value}") for value in values)
         boxes: dict[int, VoxelBox] = {}
         if "boxes" in content:
             if len(content["boxes"]) != len(values):
-                raise ValueError(f"{self.path}: {len(content['boxes'])} boxes for {len(values)} labels; expected one each")
+                raise ValueError(
+                    f"{self.path}: {len(content['boxes'])} boxes for {len(values)} labels; expected one each"
+                )
             boxes = {v: box_from_entry(entry) for v, entry in zip(values, content["boxes"], strict=True)}
         image = SegmenterImage(image, np.diag([*spacing, 1.0]), self.modality)
         return LoadedCase(image, labels, objects, boxes)
@@ -166,7 +170,9 @@ def write_case(
         "spacing": np.asarray(spacing_mm, dtype=np.float64)[::-1],
     }
     if boxes is not None:
-        content["boxes"] = np.array([_box_entry(boxes[value], labels == value) for value in sorted(boxes)], dtype=object)
+        content["boxes"] = np.array(
+            [_box_entry(boxes[value], labels == value) for value in sorted(boxes)], dtype=object
+        )
     return _write(path, content)
 
 

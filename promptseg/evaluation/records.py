@@ -40,7 +40,8 @@ class StepRecord:
     repeat: int
     """0 for the protocol itself; 1, 2, ... for its first prompt jittered."""
     prompt: str
-    """What was given at this step: ``box``, ``click+``, ``click-``, ``scribble+``, ``scribble-``, ``mask``, ``text``."""
+    """What was given at this step: ``box``, ``click+``, ``click-``, ``scribble+``, ``scribble-``, ``mask`` or ``text``;
+    empty where nothing was."""
     ras_x: float
     """Place of a click, or the middle of a box or scribble, in RAS millimetres."""
     ras_y: float
@@ -70,7 +71,7 @@ class StepRecord:
     encoder_calls: float
     """Passes of the image encoder for this answer."""
     peak_memory_mb: float
-    """Largest resident memory of the process during the case, image and scorer included; on a GPU that of its tensors."""
+    """Largest resident memory of the process during the case, image and scorer included; on a GPU, of its tensors."""
     is_carried: bool
     """True where nothing was left to correct, and the answer before stands."""
     is_failed: bool

@@ -131,7 +131,9 @@ def parse_specs(texts: tuple[str, ...], device: str | None = None) -> list[Segme
     specs = [parse_spec(text, device) for text in texts]
     names = [spec.name for spec in specs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"--model: {', '.join(twice)} is there twice; give each a name of its own, as in --model new=FOLDER")
+        raise ValueError(
+            f"--model: {', '.join(twice)} is there twice; give each a name of its own, as in --model new=FOLDER"
+        )
     return specs
 
 

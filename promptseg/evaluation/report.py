@@ -16,11 +16,11 @@ from .records import StepRecord
 from .work import CaseTask
 
 EXPLANATIONS = {
-    "clicks": "A simulated user clicks the deepest point of the object, then, up to the number of clicks asked for, the "
-    "deepest point of the largest 26-connected error, missing and superfluous voxels together.",
-    "cvpr25": "The CVPR 2025 interactive challenge: the box of the object's middle slice with its range of slices, then five "
-    "clicks at the deepest point (in voxels) of the largest 26-connected error. AUC is the area under the five clicks' "
-    "curve, at most 4. A case's NSD counts as 0 where its mean Dice is not above 0.2.",
+    "clicks": "A simulated user clicks the deepest point of the object, then, up to the number of clicks asked for, "
+    "the deepest point of the largest 26-connected error, missing and superfluous voxels together.",
+    "cvpr25": "The CVPR 2025 interactive challenge: the box of the object's middle slice with its range of slices, then "
+    "five clicks at the deepest point (in voxels) of the largest 26-connected error. AUC is the area under the five "
+    "clicks' curve, at most 4. A case's NSD counts as 0 where its mean Dice is not above 0.2.",
     "box": "One tight 3D box around the object.",
     "scribble": "A line along the middle of the object, then of the largest error, on one slice.",
     "mask": "A mask corrupted to a Dice of 0.7 is handed over (step 0), then clicks as in the protocol clicks.",
@@ -62,13 +62,19 @@ def write_report(
 
 def _head(summary: dict[str, Any], models: dict[str, Any], config: EvaluationConfig) -> list[str]:
     first = next(iter(models.values()), {"objects": 0, "cases": 0, "patients": 0, "datasets": 0})
-    counts = [(first["objects"], "object"), (first["cases"], "case"), (first["patients"], "patient"), (first["datasets"], "data set")]
+    counts = [
+        (first["objects"], "object"),
+        (first["cases"], "case"),
+        (first["patients"], "patient"),
+        (first["datasets"], "data set"),
+    ]
     objects, cases, patients, datasets = (f"{n} {noun}{'s' if n != 1 else ''}" for n, noun in counts)
     lines = [
         f"<h1>Interactive segmentation: protocol {escape(config.protocol)}</h1>",
         f"<p>{objects} of {cases}, {patients}, {datasets}, fold <i>{escape(config.fold)}</i>. Objects of fewer than "
-        f"{config.min_voxels} voxels that were left out: {summary['skipped_objects']}.</p><p>{EXPLANATIONS[config.protocol]} Every object is simulated alone. NSD at {config.tolerance_mm:g} mm. "
-        "Numbers in grey are 95 % intervals from resampling patients within data sets; baselines and test models are in "
+        f"{config.min_voxels} voxels that were left out: {summary['skipped_objects']}.</p>",
+        f"<p>{EXPLANATIONS[config.protocol]} Every object is simulated alone. NSD at {config.tolerance_mm:g} mm. Numbers "
+        "in grey are 95 % intervals from resampling patients within data sets; baselines and test models are in "
         "italics.</p>",
     ]
     failures = [(name, f) for name, m in summary["models"].items() for f in m["failures"]]
@@ -106,7 +112,10 @@ def _overview(models: dict[str, Any], config: EvaluationConfig) -> list[str]:
         keys = ("dsc_auc", "nsd_auc", "dsc_auc_normalised", "nsd_auc_normalised", "dsc_final", "nsd_final")
         rows = [[escape(n), *(estimate(m["challenge"][k]) for k in keys)] for n, m in models.items()]
         head = ["model", "DSC AUC (max 4)", "NSD AUC (max 4)", "DSC AUC / 4", "NSD AUC / 4", "DSC final", "NSD final"]
-        lines += ["<h3>The challenge's scores, means over cases</h3>", table(head, rows, [m["is_baseline"] for m in models.values()])]
+        lines += [
+            "<h3>The challenge's scores, means over cases</h3>",
+            table(head, rows, [m["is_baseline"] for m in models.values()]),
+        ]
     return lines
 
 
@@ -147,7 +156,15 @@ def _curves(models: dict[str, Any], config: EvaluationConfig) -> list[str]:
 
 
 def _interaction(models: dict[str, Any]) -> list[str]:
-    head = ["model", "clicks respected: newest", "all", "corrections that lower Dice", "by > 0.02", "mean loss", "worst loss"]
+    head = [
+        "model",
+        "clicks respected: newest",
+        "all",
+        "corrections that lower Dice",
+        "by > 0.02",
+        "mean loss",
+        "worst loss",
+    ]
     head += ["jitter: |change| of Dice", "seconds first, p95", "later, p95", "encoder calls: first", "later"]
     rows = []
     for name, m in models.items():
@@ -169,14 +186,20 @@ def _interaction(models: dict[str, Any]) -> list[str]:
             ]
         )
     lines = ["<h2>Interaction</h2>", table(head, rows, [m["is_baseline"] for m in models.values()])]
-    estimating = {name: m["calibration"] for name, m in models.items() if m["calibration"]["count"] and not m["is_baseline"]}
+    estimating = {
+        name: m["calibration"] for name, m in models.items() if m["calibration"]["count"] and not m["is_baseline"]
+    }
     if estimating:
         drawn = [Line(n, [b[0] for b in c["bins"]], [b[1] for b in c["bins"]]) for n, c in estimating.items()]
         ticks = (0, 0.2, 0.4, 0.6, 0.8, 1.0)
         frame = ChartFrame("Predicted against true IoU", "predicted", "true", ticks, has_diagonal=True)
         head = ["model", "answers", "mean |error|", "bias", "ECE", "correlation"]
         rows = [
-            [escape(n), str(c["count"]), *(number(c[k]) for k in ("mean_error", "bias", "expected_error", "correlation"))]
+            [
+                escape(n),
+                str(c["count"]),
+                *(number(c[k]) for k in ("mean_error", "bias", "expected_error", "correlation")),
+            ]
             for n, c in estimating.items()
         ]
         lines += ["<h3>Calibration of the predicted IoU</h3>", draw_chart(drawn, frame), table(head, rows)]
@@ -216,7 +239,8 @@ def _gallery(
         own = [r for r in records if r.model == name]
         pictures = draw_gallery(own, [t for t in tasks if t.spec.name == name], config.gallery, config.tolerance_mm)
         if pictures:
-            lines.append(f"<h2>Best, median and worst: {escape(name)}</h2><p>After the last step. Filled clicks lie on the slice.</p>")
+            lines.append(f"<h2>Best, median and worst: {escape(name)}</h2>")
+            lines.append("<p>After the last step. Filled clicks lie on the slice, rings up to 6 mm from it.</p>")
         for picture in pictures:
             lines.append(
                 f'<figure><img alt="{escape(picture.caption)}" src="data:image/png;base64,{picture.png}">'

@@ -70,7 +70,9 @@ def run_evaluation(config: EvaluationConfig) -> EvaluationResult:
     ]
     waiting = [task for task in tasks if not is_done(task)]
     if len(waiting) < len(tasks):
-        logger.info("%d of %d cases are there already and are not computed again", len(tasks) - len(waiting), len(tasks))
+        logger.info(
+            "%d of %d cases are there already and are not computed again", len(tasks) - len(waiting), len(tasks)
+        )
     run_tasks(waiting, config.workers, config.threads)
     return write_results(config, specs, tasks)
 
@@ -88,7 +90,9 @@ def able_specs(specs: Sequence[SegmenterSpec], config: EvaluationConfig) -> list
         if spec not in able:
             logger.warning("%s is left out: it does not understand %s", spec.name, wanted)
     if not able:
-        raise ValueError(f"--protocol {config.protocol}: none of {', '.join(s.name for s in specs)} understands {wanted}")
+        raise ValueError(
+            f"--protocol {config.protocol}: none of {', '.join(s.name for s in specs)} understands {wanted}"
+        )
     return able
 
 
@@ -145,7 +149,9 @@ def _refuse_other_settings(
             raise ValueError(f"-o {output}: {name} had other weights or parameters ({revision}) then; {cure}")
 
 
-def write_results(config: EvaluationConfig, specs: Sequence[SegmenterSpec], tasks: Sequence[CaseTask]) -> EvaluationResult:
+def write_results(
+    config: EvaluationConfig, specs: Sequence[SegmenterSpec], tasks: Sequence[CaseTask]
+) -> EvaluationResult:
     """Gathers the cases' files into ``results.csv``, ``summary.json`` and ``report.html``."""
     from .report import write_report
     from .summary import summarise
@@ -161,7 +167,9 @@ def write_results(config: EvaluationConfig, specs: Sequence[SegmenterSpec], task
         config=config,
         environment={**describe_environment(), "command": " ".join(["promptseg", *_words()])},
         skipped=sum(content.skipped for task, content in files.items() if task.spec == specs[0]),
-        errors=[(task.spec.name, f"{task.case.dataset}/{task.case.name}", e) for task, c in files.items() for e in c.errors],
+        errors=[
+            (task.spec.name, f"{task.case.dataset}/{task.case.name}", e) for task, c in files.items() for e in c.errors
+        ],
         revisions={task.spec.name: task.revision for task in tasks},
     )
     text = json.dumps(summary, indent=1, allow_nan=False)

@@ -59,7 +59,8 @@ class InteractiveSegmenter(Protocol):
         ...     accepts = frozenset({"points"})
         ...     def set_image(self, image): self.array = image.array
         ...     def start_object(self): pass
-        ...     def predict(self, prompts): return SegmenterAnswer(self.array > self.array[tuple(prompts.points[0])] * 0.9)
+        ...     def predict(self, prompts):
+        ...         return SegmenterAnswer(self.array > self.array[tuple(prompts.points[0])] * 0.9)
         >>> isinstance(Threshold(), InteractiveSegmenter)
         True
     """

@@ -40,7 +40,9 @@ class PatientBootstrap:
         Estimate(mean=0.5, low=0.5, high=0.5)
     """
 
-    def __init__(self, datasets: Sequence[str], patients: Sequence[str], resamplings: int = 1000, seed: int = 0) -> None:
+    def __init__(
+        self, datasets: Sequence[str], patients: Sequence[str], resamplings: int = 1000, seed: int = 0
+    ) -> None:
         keys = [f"{d}\x00{p}" for d, p in zip(datasets, patients, strict=True)]
         self._unique, self._group = np.unique(keys, return_inverse=True)
         strata = np.array([key.split("\x00")[0] for key in self._unique])
@@ -94,7 +96,7 @@ def clicks_to_reach(curves: np.ndarray, steps: np.ndarray, threshold: float) -> 
         (array([2, 2]), array([ True, False]))
     """
     reached = curves >= threshold
-    is_reached = reached.any(axis=1)
+    is_reached = np.asarray(reached.any(axis=1))
     return np.where(is_reached, steps[np.argmax(reached, axis=1)], steps[-1]), is_reached
 
 

@@ -123,10 +123,15 @@ def summarise_model(records: Sequence[StepRecord], config: EvaluationConfig) -> 
         "calibration": asdict(calibration_of(curves["predicted_iou"][asked], curves["iou"][asked])),
         "jitter": _jitter(records, curves),
         "seconds": _seconds(curves["seconds"]),
-        "encoder_calls": {"first": _mean(curves["encoder_calls"][:, :1]), "later": _mean(curves["encoder_calls"][:, 1:])},
+        "encoder_calls": {
+            "first": _mean(curves["encoder_calls"][:, :1]),
+            "later": _mean(curves["encoder_calls"][:, 1:]),
+        },
         "peak_memory_mb": _largest(curves["peak_memory_mb"]),
         "by_dataset": _groups(curves, config, curves.datasets),
-        "by_label": _groups(curves, config, np.array([f"{d}: {n}" for d, n in zip(curves.datasets, curves.names, strict=True)])),
+        "by_label": _groups(
+            curves, config, np.array([f"{d}: {n}" for d, n in zip(curves.datasets, curves.names, strict=True)])
+        ),
     }
     if choose_protocol(config.protocol, config.clicks).name == "cvpr25":
         content["challenge"] = challenge_scores(curves, config)
@@ -206,7 +211,7 @@ def _groups(curves: Curves, config: EvaluationConfig, groups: np.ndarray) -> lis
 
 
 def challenge_scores(curves: Curves, config: EvaluationConfig) -> dict[str, Any]:
-    """The challenge's scores: means over a case's objects at each step, NSD 0 where Dice is low, area under five clicks.
+    """The challenge's scores: means over a case's objects at each step, NSD 0 at low Dice, area under five clicks.
 
     Source: CVPR25_iter_eval.py, github.com/JunMa11/CVPR-MedSegFMCompetition.
     """

@@ -69,12 +69,16 @@ def file_name(*names: str) -> str:
 
 def case_path(task: CaseTask) -> Path:
     """Where the results of a task are."""
-    return Path(task.output) / "cases" / file_name(task.spec.name) / f"{file_name(task.case.dataset, task.case.name)}.json"
+    return (
+        Path(task.output) / "cases" / file_name(task.spec.name) / f"{file_name(task.case.dataset, task.case.name)}.json"
+    )
 
 
 def masks_path(task: CaseTask) -> Path:
     """Where the last masks of a task are."""
-    return Path(task.output) / "masks" / file_name(task.spec.name) / f"{file_name(task.case.dataset, task.case.name)}.npz"
+    return (
+        Path(task.output) / "masks" / file_name(task.spec.name) / f"{file_name(task.case.dataset, task.case.name)}.npz"
+    )
 
 
 def is_done(task: CaseTask) -> bool:
@@ -179,7 +183,9 @@ def _play(task: CaseTask, segmenter: InteractiveSegmenter, loaded: LoadedCase) -
     _write_masks(task, targets, episodes)
     if settings["npz"]:
         _write_npz(task, loaded, targets, episodes)
-    errors = (error,) if error else tuple(f"{t.name}: {e.error}" for t, e in zip(targets, episodes, strict=True) if e.error)
+    errors = (
+        (error,) if error else tuple(f"{t.name}: {e.error}" for t, e in zip(targets, episodes, strict=True) if e.error)
+    )
     return CaseFile(records, skipped, errors)
 
 
@@ -231,7 +237,7 @@ def _write_masks(task: CaseTask, targets: Sequence[EvaluationObject], episodes: 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as stream:
-        np.savez_compressed(stream, **content)
+        np.savez_compressed(stream, allow_pickle=False, **content)
     partial.replace(path)
 
 
@@ -291,5 +297,7 @@ def _write_npz(
     folder, name = Path(task.output), f"{file_name(task.case.dataset, task.case.name)}.npz"
     every = len(boxes) == len(targets)
     case = folder / "npz" / name
-    write_case(case, loaded.image.array, labels.astype(dtype), loaded.image.spacing_mm.tolist(), boxes if every else None)
+    write_case(
+        case, loaded.image.array, labels.astype(dtype), loaded.image.spacing_mm.tolist(), boxes if every else None
+    )
     write_answer(folder / "npz_answers" / file_name(task.spec.name) / name, [s.astype(dtype) for s in steps])

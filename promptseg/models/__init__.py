@@ -3,8 +3,8 @@
 from .config import ModelConfig
 from .image_encoder import ImageEmbedding, ImageEncoder
 from .mask_decoder import DecoderOutput, MaskDecoder
-from .promptable_model import PromptableModel
 from .prompt_encoder import EncodedPrompts, PromptBatch, PromptEncoder
+from .promptable_model import PromptableModel
 
 __all__ = [
     "DecoderOutput",

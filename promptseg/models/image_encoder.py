@@ -112,7 +112,8 @@ class ImageEncoder(nn.Module):
             nn.Conv3d(channels[i - 1], channels[i], kernel_size=2, stride=2) for i in range(1, 3)
         )
         self.stages = nn.ModuleList(
-            nn.Sequential(*[ResidualBlock(c) for _ in range(n)]) for c, n in zip(channels, config.stem_depths, strict=True)
+            nn.Sequential(*[ResidualBlock(c) for _ in range(n)])
+            for c, n in zip(channels, config.stem_depths, strict=True)
         )
         self.patch_norm = group_norm(channels[2])
         self.patch_embed = nn.Conv3d(channels[2], config.embed_dim, kernel_size=2, stride=2)
@@ -135,7 +136,9 @@ class ImageEncoder(nn.Module):
     def embed_tokens(self, skip8: Tensor, grid_shape: tuple[int, int, int], spacing_mm: Tensor) -> Tensor:
         """Tokens with their position and scale codes, before the transformer: (B, N, C)."""
         x = rearrange(self.patch_embed(self.patch_norm(skip8)), "b c d h w -> b (d h w) c")
-        return x + self.token_position_codes(grid_shape, spacing_mm) + self.position_code.scale_code(spacing_mm)[:, None]
+        return (
+            x + self.token_position_codes(grid_shape, spacing_mm) + self.position_code.scale_code(spacing_mm)[:, None]
+        )
 
     def token_position_codes(self, grid_shape: tuple[int, int, int], spacing_mm: Tensor) -> Tensor:
         """Position code of every token: (B, N, C)."""

@@ -102,7 +102,8 @@ class MaskDecoder(nn.Module):
         self.final_attention = Attention(dim, config.num_heads)
         self.final_norm = nn.LayerNorm(dim)
         self.ups = nn.ModuleList(
-            nn.ConvTranspose3d(high, low, kernel_size=2, stride=2) for low, high in zip(channels, (*channels[1:], dim), strict=True)
+            nn.ConvTranspose3d(high, low, kernel_size=2, stride=2)
+            for low, high in zip(channels, (*channels[1:], dim), strict=True)
         )
         self.up_blocks = nn.ModuleList(ResidualBlock(c) for c in channels)
         self.out_norm = group_norm(channels[0])

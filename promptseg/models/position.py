@@ -29,7 +29,9 @@ def token_centres(grid_shape: tuple[int, int, int] | torch.Size, stride: int, de
     Returns:
         (D/stride * H/stride * W/stride, 3) float32, the last axis fastest.
     """
-    axes = [torch.arange(n // stride, device=device, dtype=torch.float32) * stride + (stride - 1) / 2 for n in grid_shape]
+    axes = [
+        torch.arange(n // stride, device=device, dtype=torch.float32) * stride + (stride - 1) / 2 for n in grid_shape
+    ]
     return rearrange(torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1), "d h w c -> (d h w) c")
 
 
@@ -53,7 +55,9 @@ class PositionCode(nn.Module):
         self.proj = nn.Linear(6 * NUM_FREQUENCIES, dim)
         self.scale_proj = nn.Linear(9, dim)
 
-    def forward(self, position_vox: Tensor, grid_shape: tuple[int, int, int] | torch.Size, spacing_mm: Tensor) -> Tensor:
+    def forward(
+        self, position_vox: Tensor, grid_shape: tuple[int, int, int] | torch.Size, spacing_mm: Tensor
+    ) -> Tensor:
         """Codes of positions.
 
         Args:
@@ -74,5 +78,7 @@ class PositionCode(nn.Module):
     def scale_code(self, spacing_mm: Tensor) -> Tensor:
         """Code of the absolute voxel size: (B, 3) mm -> (B, dim); sizes outside 0.1 to 20 mm are clamped."""
         log_spacing = spacing_mm.float().clamp(0.1, 20.0).log2()
-        features = torch.cat([log_spacing / 4, (math.pi / 4 * log_spacing).sin(), (math.pi / 4 * log_spacing).cos()], dim=-1)
+        features = torch.cat(
+            [log_spacing / 4, (math.pi / 4 * log_spacing).sin(), (math.pi / 4 * log_spacing).cos()], dim=-1
+        )
         return self.scale_proj(features.to(self.scale_proj.weight.dtype))

@@ -108,7 +108,9 @@ class PromptEncoder(nn.Module):
         Returns:
             Tokens in the weights' dtype and float32 maps. Cost linear in voxels for each object.
         """
-        sparse = [self.encode_points(prompts, grid_shape, spacing_mm) + self.label_embedding(prompts.labels.clamp(min=0))]
+        sparse = [
+            self.encode_points(prompts, grid_shape, spacing_mm) + self.label_embedding(prompts.labels.clamp(min=0))
+        ]
         present = [prompts.labels != ABSENT]
         if prompts.boxes is not None:
             corners = rearrange(prompts.boxes, "b p k (s c) -> b (p k s) c", s=2)

@@ -47,7 +47,11 @@ def resolve(name: str | Path) -> Path:
             )
         return folder
     near = difflib.get_close_matches(str(name), shipped, n=3, cutoff=0.3) or list(shipped)
-    hint = f"shipped checkpoints near that name: {', '.join(near)}" if near else "no checkpoint ships with this installation"
+    hint = (
+        f"shipped checkpoints near that name: {', '.join(near)}"
+        if near
+        else "no checkpoint ships with this installation"
+    )
     raise ValueError(f"unknown checkpoint {str(name)!r}: not shipped and not a folder; {hint}")
 
 

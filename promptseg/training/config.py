@@ -97,7 +97,9 @@ def build(kind: Any, values: dict[str, Any], source: str) -> Any:
     if unknown:
         raise ValueError(f"{source}: unknown field(s) {', '.join(unknown)} in {kind.__name__}")
     nested = {
-        name: build(hints[name], value, source) if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict) else value
+        name: build(hints[name], value, source)
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict)
+        else value
         for name, value in values.items()
     }
     return kind(**nested)

@@ -89,13 +89,20 @@ def open_episode(target: Tensor, generator: torch.Generator, config: PromptSimul
         if draw[1] < 0.25:
             state.labels = torch.full_like(state.labels, -1)
     elif draw[2] < config.scribble_share + config.lasso_share:
-        add_strokes(state, points, torch.ones(count, dtype=torch.long), target, draw[2] < config.scribble_share, generator)
+        add_strokes(
+            state, points, torch.ones(count, dtype=torch.long), target, draw[2] < config.scribble_share, generator
+        )
         state.ambiguous = False
     return state
 
 
 def add_strokes(
-    state: EpisodeState, points: Tensor, labels: Tensor, region: Tensor, as_scribble: Tensor | bool, generator: torch.Generator
+    state: EpisodeState,
+    points: Tensor,
+    labels: Tensor,
+    region: Tensor,
+    as_scribble: Tensor | bool,
+    generator: torch.Generator,
 ) -> None:
     """Draws a scribble or a lasso through each object's point, inside its region."""
     count, *grid = state.target.shape
@@ -115,7 +122,9 @@ def add_strokes(
     state.add_points(torch.stack(keys), labels[:, None].expand(-1, 4))
 
 
-def correct_episode(state: EpisodeState, logits: Tensor, generator: torch.Generator, config: PromptSimulatorConfig) -> None:
+def correct_episode(
+    state: EpisodeState, logits: Tensor, generator: torch.Generator, config: PromptSimulatorConfig
+) -> None:
     """Adds one correction to each object where ``logits`` (N, D, H, W) are wrong, and hands the mask back."""
     predicted = logits > 0
     points, labels = correct(state.target, predicted, generator, config.deepest_share)

@@ -140,12 +140,19 @@ class Trainer:
             self.nonfinite_steps += 1
             if self.nonfinite_steps > config.max_nonfinite_steps:
                 torch.save(batch, self.out_dir / "nonfinite_batch.pt")
-                raise RuntimeError(f"more than {config.max_nonfinite_steps} non-finite steps; batch saved in {self.out_dir}")
+                raise RuntimeError(
+                    f"more than {config.max_nonfinite_steps} non-finite steps; batch saved in {self.out_dir}"
+                )
         else:
             self.optimizer.step()
             self._update_average()
         self.step += 1
-        return {"loss": float(loss.detach()), "lr": rate, "norm": float(norm), **{f"dice{i + 1}": s for i, s in enumerate(scores)}}
+        return {
+            "loss": float(loss.detach()),
+            "lr": rate,
+            "norm": float(norm),
+            **{f"dice{i + 1}": s for i, s in enumerate(scores)},
+        }
 
     def fit(self) -> None:
         """Trains to ``max_steps`` or until SIGTERM, saving every few minutes and at the end."""
