@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .cache import EmbeddingCache
 from .canvas import Canvas
+from .data.prompt_simulator import dilate
 from .models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
 from .models.layers import to_channels_last
 from .preprocessing import IntensityMapping
@@ -160,7 +160,7 @@ class TileEngine:
             scattered[local[:, 0], local[:, 1], local[:, 2]] = 1.0
             self._gather_stroke(stroke, tile, scattered)
             if stroke.kind == "scribble":
-                scattered = F.max_pool3d(scattered[None, None], 3, stride=1, padding=1)[0, 0]
+                scattered = dilate(scattered)
             torch.maximum(channel, scattered, out=channel)
         return maps
 

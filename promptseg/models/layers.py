@@ -23,8 +23,16 @@ def space_to_depth(x: Tensor) -> Tensor:
 
 def depth_to_space(x: Tensor) -> Tensor:
     """Inverse of :func:`space_to_depth`: (B, 8 C, D, H, W) -> (B, C, 2 D, 2 H, 2 W)."""
-    cells = x.permute(0, 2, 3, 4, 1)
+    cells = x.permute(0, 2, 3, 4, 1)  # (B, D, H, W, 8 C)
     return rearrange(cells, "b d h w (i j k c) -> b c (d i) (h j) (w k)", i=2, j=2, k=2)
+
+
+class Pointwise(nn.Linear):
+    """A 1x1x1 convolution as a matrix product: with channels innermost in memory it copies nothing."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C_out, D, H, W), channels innermost in memory."""
+        return super().forward(input.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -24,7 +24,8 @@ class PromptableModel(nn.Module):
     Example:
         >>> import torch
         >>> from promptseg.models import ModelConfig, PromptableModel, PromptBatch
-        >>> config = ModelConfig(stem_channels=(8, 8, 8), decoder_channels=(8, 8, 8), embed_dim=24, depth=1, num_heads=2)
+        >>> sizes = {"stem_channels": (8, 8, 8), "decoder_channels": (8, 8, 8), "embed_dim": 24, "depth": 1}
+        >>> config = ModelConfig(**sizes, num_heads=2)
         >>> model = PromptableModel(config).eval()
         >>> embedding = model.encode_image(torch.zeros(1, 1, 32, 32, 32), torch.ones(1, 3))
         >>> click = PromptBatch(torch.full((1, 1, 1, 3), 16.0), torch.ones(1, 1, 1, dtype=torch.long))
