@@ -315,9 +315,7 @@ def test_a_header_without_spacing_is_refused(tmp_path: Path) -> None:
     assert "spacing=" in str(caught.value)
 
 
-def test_a_negative_spacing_is_read_as_its_size_and_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_negative_spacing_is_read_as_its_size_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = save(tmp_path / "image.nii", make_array(), np.eye(4), "none")
     content = bytearray(path.read_bytes())
     content[80:84] = np.float32(-2).tobytes()
