@@ -90,6 +90,10 @@ class DiskCache:
             os.utime(path)
         return embedding, False
 
+    def has(self, key: str) -> bool:
+        """Whether there is an entry of that name; it is verified only when it is read."""
+        return self._path(key).exists()
+
     def write(self, key: str, embedding: ImageEmbedding) -> None:
         """Stores an entry; a full disk or a read-only folder costs the entry and a warning, never the result."""
         from safetensors.torch import save_file
@@ -195,6 +199,13 @@ class EmbeddingCache:
                 return entry
         self.stats.misses += 1
         return None
+
+    def has(self, signature: str, tile: TileKey) -> bool:
+        """Whether an embedding is in memory or, as far as its name tells, on disk; counts as no use of it."""
+        with self._lock:
+            if (signature, tile) in self._entries:
+                return True
+        return self.disk is not None and self.disk.has(_disk_key(signature, tile))
 
     def put(self, signature: str, tile: TileKey, embedding: ImageEmbedding) -> None:
         """Keeps an embedding."""

@@ -166,6 +166,8 @@ class TileEngine:
 
     def _gather_stroke(self, stroke: Stroke, tile: TileKey, out: Tensor) -> None:
         """Sets the tile's voxels whose nearest image voxel is in the stroke, so that fine tiles have no gaps."""
+        if (self.lattice.step_vox(tile.level) >= 1).all():
+            return  # each of them is the nearest to that image voxel too
         low = stroke.voxels.min(axis=0)
         dense = np.zeros(stroke.voxels.max(axis=0) - low + 1, dtype=bool)
         dense[tuple((stroke.voxels - low).T)] = True
@@ -190,13 +192,9 @@ class TileEngine:
 
         def as_logits(values: np.ndarray) -> Tensor:
             tensor = torch.from_numpy(values.astype(np.float32))
-            return (
-                tensor.clamp_(-20, 20)
-                if prompts.mask_is_logits
-                else (tensor > 0).float() * (2 * MASK_LOGIT) - MASK_LOGIT
-            )
+            return tensor.clamp_(-20, 20) if prompts.mask_is_logits else tensor * (2 * MASK_LOGIT) - MASK_LOGIT
 
-        start = self.lattice.from_level(self.lattice.tile_low(tile), tile.level)
+        start = self.lattice.from_level(self.lattice.tile_low(tile), tile.level) - prompts.mask_low
         step = self.lattice.step_vox(tile.level)
         return sample_tile(prompts.mask, start, step, self.lattice.tile_size, as_logits, outside=-MASK_LOGIT)
 
