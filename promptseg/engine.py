@@ -113,12 +113,12 @@ class TileEngine:
         for tile in tiles:
             tile_low = self.lattice.tile_low(tile)
             local = self.lattice.to_level(points_vox, tile.level) - tile_low
-            inside = ((local >= -0.5) & (local <= size - 0.5)).all(axis=1)
+            inside = np.asarray(((local >= -0.5) & (local <= size - 0.5)).all(axis=1))
             points.append(np.where(inside[:, None], local, 0.0))
             point_labels.append(np.where(inside, labels, -1))
             corners = [self._box_on_tile(low, high, tile) for low, high in prompts.boxes]
             boxes.append(np.array(corners).reshape(-1, 6))
-            boxes_present.append([bool((c[:3] < size).all() and (c[3:] > 0).all()) for c in corners])
+            boxes_present.append([bool(np.all(c[:3] < size) and np.all(c[3:] > 0)) for c in corners])
             if prompts.strokes:
                 strokes.append(self._strokes_on_tile(prompts.strokes, tile))
             mask = canvas.for_tile(tile) if canvas is not None else self._mask_on_tile(prompts, tile)

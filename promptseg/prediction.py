@@ -103,7 +103,7 @@ class Prediction:
             box: half-open native voxel box ``(low, high)``; None for the box of the mask.
 
         Returns:
-            float32 of the box's shape; 0 where nothing was drawn.
+            float32 of the box's shape: above 0.5 in the mask, 0 where nothing was drawn.
 
         Raises:
             ValueError: for a box that is empty or not inside the image.
@@ -111,20 +111,18 @@ class Prediction:
         if box is None and self._native.is_empty:
             return np.zeros((0, 0, 0), dtype=np.float32)
         low, high = (np.array(b) for b in (self.mask_box if box is None else box))
-        if (
-            low.shape != (3,)
-            or high.shape != (3,)
-            or (low >= high).any()
-            or (low < 0).any()
-            or (high > self.volume.shape).any()
-        ):
+        is_box = low.shape == high.shape == (3,) and bool((low < high).all())
+        if not is_box or (low < 0).any() or (high > self.volume.shape).any():
             raise ValueError(
-                f"box {low.tolist()} to {high.tolist()}: expected low < high, three whole voxels each, inside the image "
-                f"of shape {self.volume.shape}"
+                f"box {low.tolist()} to {high.tolist()}: expected low < high, three voxels each, inside the image of "
+                f"shape {self.volume.shape}"
             )
         a, b = self.volume.to_canonical_box(low, high, space="voxel")
         low_vox, high_vox = np.rint(a).astype(int), np.rint(b).astype(int)
         probability = torch.sigmoid(self.logits_lowres.canvas.sample(low_vox, high_vox)).numpy()
+        inside = self._native.cut((low_vox, high_vox)) > 0  # the voxels of clicks may differ from the logits
+        least = np.nextafter(np.float32(0.5), np.float32(1))
+        probability = np.where(inside, np.maximum(probability, least), np.minimum(probability, np.float32(0.5)))
         return self.volume.from_canonical_array(probability)
 
     def alternative(self, number: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def _check_stored_spacing(image: Any, source: str) -> None:
     Only where the affine is made of them: with an sform they are not used.
     """
     header = image.header
-    if not isinstance(header, nibabel.Nifti1Header) or header["sform_code"] > 0:
+    if not isinstance(header, nibabel.Nifti1Header) or int(header["sform_code"]) > 0:
         return
     file_map = image.file_map
     with file_map["header" if "header" in file_map else "image"].get_prepare_fileobj("rb") as file:
