@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from .cache import DEFAULT_DISK_BYTES, DEFAULT_MEMORY_BYTES, DiskCache, EmbeddingCache
@@ -23,15 +22,16 @@ from .models import PromptableModel
 from .models.pretrained import load_pretrained
 from .object_state import (
     ObjectState,
-    adopt_object,
     changed_box,
     correct_object,
+    covering_box,
     is_continuation,
+    newest_round,
     open_object,
     opening_prompts,
     rounds_after,
 )
-from .prediction import LowresLogits, Prediction
+from .prediction import LowresLogits, Prediction, native_box
 from .preprocessing import IntensityMapping
 from .prompts import PromptSet
 from .tiles import TileLattice
@@ -177,8 +177,9 @@ class Predictor:
         """Segments the object that the prompts point at.
 
         Give all prompts of the object at each call, in the order they were made: a call that repeats the last one's
-        prompts and adds to them goes on from its mask and costs one decoder pass; any other call replays the prompts
-        and gives the same answer.
+        prompts and adds points or strokes goes on from its mask and costs one decoder pass for each. Any other call
+        plays all of them: boxes, mask and text first, then scribbles and lassos, then points. Prompts that are made
+        in that order give the same answer one by one as all at once.
 
         Args:
             points: (N, 3) coordinates in ``space``.
@@ -187,7 +188,7 @@ class Predictor:
             scribbles: Scribble or several.
             lassos: Lasso or several.
             mask: a mask on the image's grid (binary, or ``Mask(..., is_logits=True)``), a Prediction or its
-                ``logits_lowres``, to go on from.
+                ``logits_lowres``, to go on from; then the last point, else stroke or box, is what is new.
             text: a term; needs weights trained with text.
             space: ``voxel`` (indices of the array as given), ``ras`` or ``lps`` (millimetres).
 
@@ -206,19 +207,12 @@ class Predictor:
                     "give a point, a box, a scribble, a lasso or a mask"
                 )
             encoded_before = engine.num_encoded
-            if isinstance(mask, (Prediction, LowresLogits)):
-                handed_over = mask.logits_lowres if isinstance(mask, Prediction) else mask
-                if handed_over.signature != engine.signature:
-                    raise ValueError(
-                        "mask: these logits belong to another image or model; pass a mask on this image's grid"
-                    )
+            handed_over = mask.logits_lowres if isinstance(mask, Prediction) else mask
+            if isinstance(handed_over, LowresLogits):
+                _check_handed_over(handed_over, engine.signature, (points, box, scribbles, lassos))
                 mask = None
             else:
                 handed_over = None
-            if handed_over is not None and not any(p is not None for p in (points, box, scribbles, lassos)):
-                raise ValueError(
-                    "mask: low-resolution logits alone change nothing; add a point, box, scribble or lasso"
-                )
             prompts = PromptSet.from_arguments(
                 engine.volume,
                 points=points,
@@ -233,45 +227,47 @@ class Predictor:
             return self._prediction(state, started, engine.num_encoded - encoded_before)
 
     def _advance(self, prompts: PromptSet, handed_over: LowresLogits | None) -> ObjectState:
-        """Plays the prompts that the last object has not seen yet, or all of them."""
+        """Plays the prompts that the object has not seen yet, or all of them."""
         assert self._interaction is not None
+        last = self._state
         if handed_over is not None:
-            state = adopt_object(self._interaction, handed_over.canvas, prompts)
-            rounds = [(prompts, prompt_place(prompts))]
-        elif self._state is not None and is_continuation(self._state.prompts, prompts):
-            state = replace(self._state, changed=(self._state.low, self._state.low))
-            rounds = rounds_after(state.prompts, prompts)
+            last = handed_over.state
+            state, rounds = last, [newest_round(prompts)]
+        elif last is not None and is_continuation(last.prompts, prompts):
+            state, rounds = last, rounds_after(last.prompts, prompts)
         else:
             state = open_object(self._interaction, opening_prompts(prompts))
             rounds = rounds_after(state.prompts, prompts)
-        first = state if self._state is not None and rounds else None
-        for seen, place in rounds:
-            state = correct_object(self._interaction, state, seen, place)
-        if first is not None and len(rounds) > 1:
-            state = replace(state, changed=changed_box(first, state))
-        self._state = state if handed_over is None else None
-        return state
+        goes_on = state is last
+        for new in rounds:
+            state = correct_object(self._interaction, state, new)
+        if not goes_on:
+            changed = covering_box(last, state)
+        elif len(rounds) == 1:
+            changed = state.changed
+        else:
+            assert last is not None
+            changed = changed_box(last, state)
+        self._state = replace(state, changed=changed)
+        return self._state
 
     def _prediction(self, state: ObjectState, started: float, encoder_calls: int) -> Prediction:
         engine = self._require_engine()
         drawing = state.drawing
-        if not state.part.any():
+        if state.mask.is_empty:
             logger.warning(
                 "the mask is empty: the model found nothing at these prompts; add a point on the object or a box"
             )
-        low, high = engine.volume.from_canonical_box(*state.changed)
         return Prediction(
             volume=engine.volume,
             score=drawing.score,
             presence=drawing.presence,
             scores=tuple(s for s, _ in drawing.candidates) or (drawing.score,),
-            changed_box=(tuple(int(v) for v in low), tuple(int(v) for v in high)),  # type: ignore[arg-type]
+            changed_box=native_box(engine.volume, *state.changed),
             seconds=time.perf_counter() - started,
             encoder_calls=encoder_calls,
             level_spacing_mm=engine.lattice.level_spacing_mm(drawing.canvas.level),
-            logits_lowres=LowresLogits(drawing.canvas, engine.signature),
-            _low=state.low,
-            _part=state.part,
+            logits_lowres=LowresLogits(state, engine.signature),
             _alternatives=tuple(c for _, c in drawing.candidates) or (drawing.canvas,),
         )
 
@@ -291,7 +287,10 @@ class Predictor:
             background: return at once with a future; clicks go on meanwhile.
 
         Returns:
-            Number of tiles now cached, or a future of it.
+            Number of these tiles that are in the cache now, or a future of it.
+
+        Raises:
+            ValueError: for a level that the image does not have.
         """
         engine = self._require_engine()
         chosen = range(engine.lattice.num_levels) if levels is None else levels
@@ -308,11 +307,11 @@ class Predictor:
 
             shown = progress and sys.stderr.isatty()
             for tile in tqdm(tiles, desc="encoding tiles", unit="tile", disable=not shown, file=sys.stderr):
-                if self._engine is not engine:
-                    break
                 with self._lock:
+                    if self._engine is not engine:
+                        break
                     engine.embed([tile])
-            return len(tiles)
+            return sum(self.cache.has(engine.signature, tile) for tile in tiles)
 
         if not background:
             return work()
@@ -322,14 +321,16 @@ class Predictor:
         return future
 
 
-def prompt_place(prompts: PromptSet) -> np.ndarray:
-    """Where the newest prompt lies: the last point, else the last stroke's or box's centre; (3,) canonical voxels."""
-    if len(prompts.points):
-        return prompts.points[-1]
-    if prompts.strokes:
-        return prompts.strokes[-1].voxels.mean(axis=0)
-    low, high = prompts.boxes[-1]
-    return (low + high - 1) / 2
+def _check_handed_over(logits: LowresLogits, signature: str, prompts: tuple[Any, ...]) -> None:
+    """Refuses logits that do not belong to the image, or that come alone.
+
+    Raises:
+        ValueError: with the cure.
+    """
+    if logits.signature != signature:
+        raise ValueError("mask: these logits belong to another image or model; pass a mask on this image's grid")
+    if all(p is None for p in prompts):
+        raise ValueError("mask: low-resolution logits alone change nothing; add a point, box, scribble or lasso")
 
 
 def preferred_dtype(device: torch.device) -> torch.dtype:

@@ -121,5 +121,7 @@ class IntensityMapping:
 def subsample(array: np.ndarray, max_samples: int) -> np.ndarray:
     """Voxels at regular steps along each axis, at most about ``max_samples``, flat, in a float dtype."""
     step = max(1, int(np.ceil((array.size / max_samples) ** (1 / array.ndim))))
+    while np.prod([-(-n // step) for n in array.shape]) > 2 * max_samples:  # single slices, which have fewer axes
+        step += 1
     samples = array[(slice(None, None, step),) * array.ndim].reshape(-1)
     return samples.astype(np.float32 if samples.dtype.itemsize <= 2 else np.float64)
