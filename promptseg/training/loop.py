@@ -180,7 +180,11 @@ class Trainer:
             self.world_size,
         )
         loader = DataLoader(
-            stream, batch_size=None, sampler=range(self.step, config.max_steps), num_workers=config.num_workers
+            stream,
+            batch_size=None,
+            sampler=range(self.step, config.max_steps),
+            num_workers=config.num_workers,
+            worker_init_fn=_leave_signals_to_the_trainer,
         )
         signal.signal(signal.SIGTERM, self._request_stop)
         signal.signal(signal.SIGINT, self._request_stop)
@@ -225,6 +229,12 @@ class Trainer:
         with open(self.out_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         logger.info("%s", row)
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """A batch scheduler signals the whole process group; a worker that died of it would take the last save with it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def pretrain(config: PretrainConfig, resume: str = "auto") -> Trainer:
