@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import Tensor
 
 from .boxes import Box, intersect_box, union_box
 from .canvas import Canvas
 from .engine import TileEngine
 from .models import DecoderOutput
 from .prompts import PromptSet
+from .ranking import rank_candidates
 from .tiles import TileKey
+
+NUM_OFFERED = 4
+"""Alternatives that an answer to an ambiguous first prompt carries."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class InteractionConfig:
     """How much a guess loses for each share of its surface that the tile cuts off."""
     coarse_penalty: float = 0.02
     """How much a guess loses for each level of coarseness."""
+    agreement_weight: float = 0.5
+    """How much a guess gains by the mean overlap of all guesses with it."""
     coarsen_beyond: float = 1.6
     """Side of an object, relative to a tile's, from which drawing moves to a coarser level."""
     refine_below: float = 0.45
@@ -100,38 +105,16 @@ class Interaction:
         first = self.lattice.finest_level_for(high - low, fill=1.0)
         tiles = [self.lattice.nearest(centre, level) for level in range(first, self.lattice.num_levels)]
         output = self.engine.decode(tiles, prompts, None, multimask=True)
-        ranked: list[tuple[float, float, float, Canvas]] = []
-        for number, tile in enumerate(tiles):
-            for candidate in range(output.mask_logits.shape[2]):
-                logits = output.mask_logits[number, 0, candidate]
-                iou = float(output.iou_scores[number, 0, candidate])
-                presence = float(output.presence_scores[number, 0])
-                rank = (
-                    iou
-                    - self.config.border_penalty * self._cut_share(tile, logits)
-                    - self.config.coarse_penalty * number
-                )
-                if not bool((logits > 0).any()):
-                    rank -= 1.0
-                ranked.append((rank, iou, presence, Canvas.from_tiles(self.lattice, [tile], logits[None])))
-        ranked.sort(key=lambda r: -r[0])
-        _, iou, presence, canvas = ranked[0]
-        return Drawing(canvas, iou, presence), tuple((r[1], r[3]) for r in ranked[:4])
-
-    def _cut_share(self, tile: TileKey, logits: Tensor) -> float:
-        """Share of a mask's surface that lies on sides of the tile where the image goes on."""
-        inside = logits > 0
-        size = float(inside.sum())
-        if size == 0:
-            return 0.0
-        cut = 0.0
-        last = np.array(self.lattice.counts(tile.level)) - 1
-        for axis in range(3):
-            if tile.place[axis] > 0:
-                cut += float(inside.select(axis, 0).sum())
-            if tile.place[axis] < last[axis]:
-                cut += float(inside.select(axis, -1).sum())
-        return min(1.0, cut / (6 * size ** (2 / 3)))
+        ranked = rank_candidates(
+            self.lattice,
+            tiles,
+            output,
+            border_penalty=self.config.border_penalty,
+            coarse_penalty=self.config.coarse_penalty,
+            agreement_weight=self.config.agreement_weight,
+        )
+        canvases = [(c.iou, Canvas.from_tiles(self.lattice, [c.tile], c.logits[None])) for c in ranked[:NUM_OFFERED]]
+        return Drawing(canvases[0][1], ranked[0].iou, ranked[0].presence), tuple(canvases)
 
     def draw(self, level: int, box_vox: Box, prompts: PromptSet, canvas: Canvas | None) -> Drawing:
         """Draws an object at a level on the tiles that cover a box, and on neighbours where it goes on."""
