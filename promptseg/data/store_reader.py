@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .store_case import IMAGE, LABEL
+from .store_case import IMAGE, LABEL, LABEL_COLUMNS
 from .store_source import ArraySource, FolderSource, Kind, read_padded
 
 
@@ -43,7 +43,7 @@ class StoreCase:
     Coordinates are canonical voxels (closest to RAS), spacing and dtype the original's.
 
     Attributes:
-        record: the case's line of the index.
+        record: the case's line of the index, its labels as an (L, 10) array of LABEL_COLUMNS.
         dataset_info: licence, terms and more, of its data set.
         source: where its bytes come from.
     """
@@ -130,7 +130,7 @@ class StoreCase:
 
     @property
     def statistics(self) -> dict[str, Any]:
-        """Intensity statistics; what the hook measured is under ``custom``. Empty without an image."""
+        """Extremes, mean, standard deviation and percentiles of the intensities. Empty without an image."""
         return self.record["statistics"]
 
     @cached_property
@@ -138,22 +138,15 @@ class StoreCase:
         """Label value -> entry, for the values that occur and are not ignored."""
         terms = self.dataset_info["terms"]
         return {
-            entry["value"]: LabelEntry(
-                value=entry["value"],
-                term=terms.get(str(entry["value"])),
-                voxels=entry["voxels"],
-                low=tuple(entry["low"]),
-                high=tuple(entry["high"]),
-                rows=tuple(entry["samples"]),
-            )
-            for entry in self.record["labels"]
-            if entry["value"] not in self.dataset_info["ignore"]
+            value: LabelEntry(value, terms.get(str(value)), voxels, (i, j, k), (i_stop, j_stop, k_stop), (first, stop))
+            for value, voxels, i, j, k, i_stop, j_stop, k_stop, first, stop in self.record["labels"].tolist()
+            if value not in self.dataset_info["ignore"]
         }
 
     def foreground(self, value: int) -> np.ndarray:
         """Sampled voxels of a label, (V, 3) int32, sorted; reads a small file."""
         first, stop = self.labels[value].rows
-        return self.source.foreground(self.record)[first:stop]
+        return self.source.table(self.record, "foreground")[first:stop]
 
     def read_crop(
         self, start: Sequence[int], size: Sequence[int], kind: Kind = "image", fill: float | None = None
@@ -176,10 +169,18 @@ class StoreCase:
         if not (self.has_image if kind == "image" else self.has_label):
             raise ValueError(f"{self.key} has no {kind}")
         outside: float = fill if fill is not None else self.statistics["minimum"] if kind == "image" else 0
+        return self.read_array(kind, start, size, outside)
+
+    def read_array(self, name: str, start: Sequence[int], size: Sequence[int], fill: float = 0) -> np.ndarray:
+        """Reads a padded box of any array of the case: ``image``, ``label``, or a coarser ``level1``.
+
+        Raises:
+            ValueError: as :meth:`read_crop`.
+        """
         try:
-            return read_padded(self.source.open(self.record, kind), start, size, outside)
+            return read_padded(self.source.open(self.record, name), start, size, fill)
         except RuntimeError as error:  # blosc2's word for a chunk that does not decompress
-            raise ValueError(f"{kind} of {self.key} is damaged ({error}); prepare it again with --verify") from error
+            raise ValueError(f"{name} of {self.key} is damaged ({error}); prepare it again with --verify") from error
 
     def read(self, kind: Kind = "image") -> np.ndarray:
         """Reads the whole array."""
@@ -188,6 +189,12 @@ class StoreCase:
     def damaged_files(self) -> list[str]:
         """Names of the files that are not as written; reads all of them."""
         return self.source.damaged(self.record)
+
+
+def _packed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record whose labels are one array: an index of 100 000 cases has millions of labels."""
+    labels = np.array(record["labels"], dtype=np.int64).reshape(-1, len(LABEL_COLUMNS))
+    return {**record, "labels": labels}
 
 
 class Store:
@@ -225,7 +232,7 @@ class Store:
     def _fill(self, datasets: dict[str, Any], records: Sequence[dict[str, Any]], source: ArraySource) -> None:
         self.datasets = datasets
         """Name of a data set -> licence, citation, terms and more."""
-        self.cases = tuple(StoreCase(record, datasets[record["dataset"]], source) for record in records)
+        self.cases = tuple(StoreCase(_packed(record), datasets[record["dataset"]], source) for record in records)
         self._by_key = {case.key: case for case in self.cases}
 
     def __len__(self) -> int:
