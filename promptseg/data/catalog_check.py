@@ -223,8 +223,8 @@ def unknown_terms(names: Iterable[str]) -> dict[str, str]:
 
 
 def _terms_never_seen(catalog: Catalog, facts: Sequence[CaseFacts]) -> Iterable[Finding]:
-    seen = {value for fact in facts for value in fact.voxels}
-    if missing := [name for value, name in catalog.names.items() if value not in seen and facts]:
+    seen = {catalog.names.get(value) for fact in facts for value in fact.voxels}
+    if missing := [name for name in dict.fromkeys(catalog.names.values()) if name not in seen and facts]:
         yield Finding("info", "term-never-seen", catalog.name, "", f"no case has: {', '.join(missing)}")
 
 
