@@ -214,6 +214,8 @@ def _fold_rule(item: tuple[str, Any]) -> FoldRule:
     fold, content = item
     if isinstance(content, (int, float)):
         return FoldRule(fold, fraction=float(content))
+    if not isinstance(content, str | list):
+        raise ValueError(f"folds: {fold}: {content!r}: expected a share such as 0.2, or globs of cases or patients")
     return FoldRule(fold, match=(content,) if isinstance(content, str) else tuple(map(str, content)))
 
 
