@@ -177,25 +177,23 @@ def _bring_up_to_date(pair: tuple[Catalog, Case], root: Path, config: StoreConfi
     folder = case_folder(root, case)
     record = _read_record(folder)
     if record is not None and any(record[key] != value for key, value in describe(case).items()):
-        record = {
-            **record,
-            **describe(case),
-        }  # first of all: a case that moved to another fold must not stay in its old
-        write_record(folder, record)
+        record = {**record, **describe(case)}
+        write_record(folder, record)  # before anything can fail: no case stays in a fold that it has left
     if record is not None and record.get("signature") == source_signature(catalog, case, config):
         bad = damaged_files(folder, record["files"], thorough=verify)
         if not bad:
             return "kept"
         logger.warning("%s: %s is damaged and is made again", case.key, ", ".join(bad))
-    draft = root / ".drafts" / uuid.uuid4().hex
-    draft.mkdir(parents=True)
-    try:
-        record = write_case(draft, catalog, case, config)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove(root, folder)
-        os.rename(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with _lock(root / ".writing", is_shared=True):
+        draft = root / ".drafts" / uuid.uuid4().hex
+        draft.mkdir(parents=True)
+        try:
+            write_case(draft, catalog, case, config)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _remove(root, folder)
+            os.rename(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     return "prepared"
 
 
@@ -252,15 +250,28 @@ def _locked(root: Path) -> Iterator[None]:
     if root.exists() and any(root.iterdir()) and not (root / "store.json").is_file() and not (root / ".lock").exists():
         raise ValueError(f"{root} is neither empty nor a store: give another folder")
     root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as stream:
-        try:
-            import fcntl
+    try:
+        with _lock(root / ".lock", waits=False):
+            with _lock(root / ".writing"):  # workers of a killed run end with it, but may be in the middle of a case
+                shutil.rmtree(root / ".drafts", ignore_errors=True)
+            yield
+            shutil.rmtree(root / ".drafts", ignore_errors=True)
+    except BlockingIOError as error:
+        raise ValueError(f"another run is writing to {root}: wait for it to end") from error
 
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no flock: two runs at a time are the user's to avoid there
-            pass
-        except OSError as error:
-            raise ValueError(f"another run is writing to {root}: wait for it to end") from error
-        shutil.rmtree(root / ".drafts", ignore_errors=True)
+
+@contextmanager
+def _lock(path: Path, is_shared: bool = False, waits: bool = True) -> Iterator[None]:
+    """Holds a lock on a file, which goes with the process however it ends.
+
+    Raises:
+        BlockingIOError: if another process holds it and ``waits`` is false.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock: two runs at a time are the user's to avoid there
         yield
-        shutil.rmtree(root / ".drafts", ignore_errors=True)
+        return
+    with path.open("w") as stream:
+        fcntl.flock(stream, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | (0 if waits else fcntl.LOCK_NB))
+        yield

@@ -15,7 +15,9 @@ Save = Callable[..., Path]
 MakeCatalog = Callable[..., Catalog]
 
 
-def phantom(seed: int, shape: Sequence[int] = (20, 18, 14), values: Sequence[int] = (1, 2)) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def phantom(
+    seed: int, shape: Sequence[int] = (20, 18, 14), values: Sequence[int] = (1, 2)
+) -> tuple[np.ndarray, np.ndarray]:
     """A noisy int16 image with bright boxes, and their label map."""
     rng = np.random.default_rng(seed)
     image = rng.integers(-100, 100, shape)
@@ -47,7 +49,9 @@ def save() -> Save:
 def make_catalog(tmp_path: Path) -> MakeCatalog:
     """Writes ``count`` cases as images/NAME.nii.gz and labels/NAME.nii.gz, and describes them."""
 
-    def make(count: int = 3, name: str = "blobs", affine: np.ndarray | None = None, seed: int = 0, **fields: object) -> Catalog:  # fmt: skip
+    def make(
+        count: int = 3, name: str = "blobs", affine: np.ndarray | None = None, seed: int = 0, **fields: object
+    ) -> Catalog:
         root = tmp_path / "source" / name
         for number in range(count):
             image, labels = phantom(seed + number)

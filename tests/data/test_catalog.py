@@ -116,7 +116,9 @@ def test_a_listing_is_found_from_its_folder_and_the_one_above(tmp_path: Path) ->
     save_nifti(tmp_path / "blobs/images/a.nii.gz", image)
     save_nifti(tmp_path / "blobs/labels/a.nii.gz", labels)
     for prefix in ("", "blobs/"):
-        cases = [{"case": "a", "image": f"{prefix}images/a.nii.gz", "label": f"{prefix}labels/a.nii.gz", "fold": "test"}]
+        cases = [
+            {"case": "a", "image": f"{prefix}images/a.nii.gz", "label": f"{prefix}labels/a.nii.gz", "fold": "test"}
+        ]
         content = {"name": "blobs", "licence": "CC0", "citation": "none", "modality": "CT", "labels": {"1": "liver"},
                    "cases": cases}  # fmt: skip
         write(tmp_path / "blobs", json.dumps(content), "dataset.json")

@@ -29,22 +29,28 @@ def test_a_sound_data_set_has_no_findings(make_catalog: MakeCatalog) -> None:
     assert not report.errors
 
 
+SHAPE = (20, 18, 14)
+IMAGE, LABEL = "images/p00.nii.gz", "labels/p00.nii.gz"
+MOVED = np.diag([1, 1.5, 2.2, 1])
+HOLES = np.where(phantom(0)[0] == 5, np.nan, phantom(0)[0]).astype(np.float32)
+
+
 @pytest.mark.parametrize(
     ("spoil", "code", "severity"),
     [
-        (lambda root: save_nifti(root / "labels/p00.nii.gz", np.zeros((20, 18, 14), np.uint8)), "empty-mask", "warning"),
-        (lambda root: save_nifti(root / "labels/p00.nii.gz", np.ones((20, 18, 13), np.uint8)), "grids-differ", "error"),
-        (lambda root: save_nifti(root / "labels/p00.nii.gz", phantom(0)[1], np.diag([1, 1.5, 2.2, 1])), "grids-differ", "error"),
-        (lambda root: save_nifti(root / "labels/p00.nii.gz", phantom(0, values=(1, 9))[1]), "value-without-term", "warning"),
-        (lambda root: save_nifti(root / "labels/p00.nii.gz", -phantom(0)[1].astype(np.int16)), "negative-value", "error"),
-        (lambda root: save_nifti(root / "images/p00.nii.gz", np.full((20, 18, 14), 7, np.int16)), "constant", "error"),
-        (lambda root: (root / "images/p00.nii.gz").write_bytes(b"no volume"), "unreadable", "error"),
-        (lambda root: (root / "images/p00.nii.gz").unlink(), "label-without-image", "warning"),
-        (lambda root: save_nifti(root / "images/p00.nii.gz", np.zeros((20, 18, 14, 2), np.int16)), "channels", "error"),
-        (lambda root: save_nifti(root / "images/p00.nii.gz", np.where(phantom(0)[0] == 5, np.nan, phantom(0)[0]).astype(np.float32)), "non-finite", "warning"),
+        (lambda root: save_nifti(root / LABEL, np.zeros(SHAPE, np.uint8)), "empty-mask", "warning"),
+        (lambda root: save_nifti(root / LABEL, np.ones((20, 18, 13), np.uint8)), "grids-differ", "error"),
+        (lambda root: save_nifti(root / LABEL, phantom(0)[1], MOVED), "grids-differ", "error"),
+        (lambda root: save_nifti(root / LABEL, phantom(0, values=(1, 9))[1]), "value-without-term", "warning"),
+        (lambda root: save_nifti(root / LABEL, -phantom(0)[1].astype(np.int16)), "negative-value", "error"),
+        (lambda root: save_nifti(root / IMAGE, np.full(SHAPE, 7, np.int16)), "constant", "error"),
+        (lambda root: (root / IMAGE).write_bytes(b"no volume"), "unreadable", "error"),
+        (lambda root: (root / IMAGE).unlink(), "label-without-image", "warning"),
+        (lambda root: save_nifti(root / IMAGE, np.zeros((20, 18, 14, 2), np.int16)), "channels", "error"),
+        (lambda root: save_nifti(root / IMAGE, HOLES), "non-finite", "warning"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_case_is_found(make_catalog: MakeCatalog, spoil, code: str, severity: str) -> None:
     catalog = make_catalog()
     spoil(catalog.root)

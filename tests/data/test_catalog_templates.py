@@ -12,7 +12,7 @@ from promptseg.data.catalog_check import unknown_terms
 CATALOGS = Path(__file__).resolve().parents[2] / "configs" / "catalogs"
 
 SKELETONS: dict[str, tuple[list[str], dict[str, int]]] = {
-    "msd_task01_brain_tumour": (["BRATS_001"], {"BRATS_001_0": 1, "BRATS_001_1": 1, "BRATS_001_2": 1, "BRATS_001_3": 1}),
+    "msd_task01_brain_tumour": (["BRATS_001"], {f"BRATS_001_{n}": 1 for n in range(4)}),
     "msd_task02_heart": (["la_003"], {"la_003": 1}),
     "msd_task03_liver": (["liver_0"], {"liver_0": 1}),
     "msd_task04_hippocampus": (["hippocampus_001"], {"hippocampus_001": 1}),
@@ -23,7 +23,8 @@ SKELETONS: dict[str, tuple[list[str], dict[str, int]]] = {
     "msd_task09_spleen": (["spleen_2"], {"spleen_2": 1}),
     "msd_task10_colon": (["colon_001"], {"colon_001": 1}),
     "totalsegmentator": (
-        ["s0000/ct.nii.gz", *(f"s0000/segmentations/{name}.nii.gz" for name in ("spleen", "kidney_left", "rib_left_7"))],
+        ["s0000/ct.nii.gz", "s0000/segmentations/spleen.nii.gz", "s0000/segmentations/kidney_left.nii.gz",
+         "s0000/segmentations/rib_left_7.nii.gz"],
         {"s0000": 3},
     ),
     "amos22": (
@@ -33,7 +34,8 @@ SKELETONS: dict[str, tuple[list[str], dict[str, int]]] = {
         {"amos_0001": 1, "amos_0008": 1, "amos_0507": 1},
     ),
     "kits23": (
-        ["case_00000/imaging.nii.gz", "case_00000/segmentation.nii.gz", "case_00000/instances/kidney_instance-1_annotation-1.nii.gz"],
+        ["case_00000/imaging.nii.gz", "case_00000/segmentation.nii.gz",
+         "case_00000/instances/kidney_instance-1_annotation-1.nii.gz"],
         {"case_00000": 1},
     ),
     "btcv": (["img/img0001.nii.gz", "label/label0001.nii.gz"], {"0001": 1}),
@@ -63,7 +65,8 @@ LISTED = sorted(path.stem for path in CATALOGS.glob("*.yaml") if path.stem not i
 def skeleton(root: Path, name: str) -> Catalog:
     files = SKELETONS[name][0]
     if name.startswith("msd_"):
-        files = [f"{folder}/{prefix}{case}.nii.gz" for case in files for folder in ("imagesTr", "labelsTr") for prefix in ("", "._")]  # fmt: skip
+        folders = ("imagesTr/", "labelsTr/", "imagesTr/._", "labelsTr/._")
+        files = [f"{folder}{case}.nii.gz" for case in files for folder in folders]
     for file in files:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).touch()
@@ -104,7 +107,7 @@ def test_values_of_the_templates() -> None:
     assert len(names["totalsegmentator"]) == 117
     assert (names["btcv"][9], names["amos22"][9], names["flare22"][6]) == ("inferior vena cava",) * 3
     assert (names["btcv"][3], names["amos22"][3], names["flare22"][13]) == ("left kidney",) * 3
-    assert (names["brats2021"][4], names["brats2023_glioma"][3], names["msd_task01_brain_tumour"][3]) == ("enhancing tumor",) * 3  # fmt: skip
+    assert names["brats2021"][4] == names["brats2023_glioma"][3] == names["msd_task01_brain_tumour"][3]
     assert names["spider_lumbar_spine"][100] == "spinal canal"
 
 

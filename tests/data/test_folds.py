@@ -53,7 +53,8 @@ def test_a_new_patient_moves_nobody(names: list[str], new: str) -> None:
 
 def test_shares_are_kept() -> None:
     names = [f"patient{n}" for n in range(4000)]
-    folds = [fold for f in folds_of(describe(ROOT, folds={"validation": 0.2, "test": 0.1}), cases_of(*names, series=1)).values() for fold in f]  # fmt: skip
+    catalog = describe(ROOT, folds={"validation": 0.2, "test": 0.1})
+    folds = [case.fold for case in assign_folds(catalog, cases_of(*names, series=1))]
     assert abs(folds.count("validation") / 4000 - 0.2) < 0.02
     assert abs(folds.count("test") / 4000 - 0.1) < 0.02
 
