@@ -104,8 +104,8 @@ def open_zarr_store(address: str | Path, options: dict[str, Any] | None = None) 
     content = source.group.attrs.asdict()
     if content.get("format") != "promptseg-store":
         raise ValueError(f"the Zarr group at {address} is not a promptseg store: write one with export_zarr")
-    index = source.group["index"][:].tobytes().decode()
-    return Store.from_parts(content["datasets"], [json.loads(line) for line in index.splitlines()], source)
+    lines = source.group["index"][:].tobytes().splitlines()
+    return Store.from_parts(content["datasets"], lines, source)
 
 
 def export_zarr(

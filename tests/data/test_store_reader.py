@@ -139,7 +139,11 @@ def test_only_so_many_files_are_open(prepared: Path, monkeypatch: pytest.MonkeyP
     assert len(source._local.arrays) == 2
 
 
-def test_labels_of_the_index_take_little_memory(store: Store) -> None:
-    rows = store["blobs/p00"].record["labels"]
-    assert isinstance(rows, np.ndarray)
-    assert rows.nbytes == 3 * 80
+def test_a_case_in_memory_is_its_line_of_the_index(store: Store, prepared: Path) -> None:
+    lines = (prepared / "index.jsonl").read_bytes().splitlines()
+    assert [case.line for case in store] == lines
+    case = store["blobs/p00"]
+    for _ in range(2):
+        case.labels, case.foreground(1), case.affine, case.read()
+    held = [value for name, value in vars(case).items() if name not in ("line", "dataset_info", "source")]
+    assert all(isinstance(value, str) for value in held)
