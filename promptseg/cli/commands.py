@@ -12,6 +12,7 @@ COMMANDS: dict[str, str] = {
     "demo": "segment a few organs of the volume that ships, and draw them",
     "doctor": "check the installation: versions, device, weights, a timed self-test",
     "vocabulary": "search, list or show the structures that a word can name",
+    "data": "check data sets, and prepare the store that training reads",
     "cache": "show or clear the image embeddings kept on disk",
 }
 """Name -> one line; the module of the same name in this package does the work."""
