@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .boxes import bounding_box, slices
+from .components import number_components
 from .surfaces import Surface
 
 LESION_MIN_IOU = 0.1
@@ -211,10 +212,8 @@ def lesion_f1(truth: np.ndarray, predicted: np.ndarray, min_iou: float = LESION_
     Returns:
         2 TP / (2 TP + FP + FN); 1 if there is no component at all.
     """
-    import cc3d
-
-    mine, num_mine = cc3d.connected_components(np.ascontiguousarray(truth), connectivity=26, return_N=True)
-    other, num_other = cc3d.connected_components(np.ascontiguousarray(predicted), connectivity=26, return_N=True)
+    mine, num_mine = number_components(truth)
+    other, num_other = number_components(predicted)
     if num_mine + num_other == 0:
         return 1.0
     if not num_mine or not num_other:
