@@ -13,6 +13,8 @@ COMMANDS: dict[str, str] = {
     "doctor": "check the installation: versions, device, weights, a timed self-test",
     "vocabulary": "search, list or show the structures that a word can name",
     "data": "check data sets, and prepare the store that training reads",
+    "evaluate": "measure models and classical baselines with simulated users, and write a report",
+    "compare": "compare two reports of evaluate, object by object, with confidence intervals",
     "cache": "show or clear the image embeddings kept on disk",
 }
 """Name -> one line; the module of the same name in this package does the work."""
