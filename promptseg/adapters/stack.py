@@ -115,7 +115,7 @@ class AdapterStack:
     @torch.no_grad()
     def _restore(self) -> None:
         for name, linear in self._wrapped.items():
-            _replace(self.model, name, linear)
+            replace_module(self.model, name, linear)
         self._wrapped.clear()
         parameters = dict(self.model.named_parameters())
         for name, value in self._kept.items():
@@ -166,7 +166,7 @@ class AdapterStack:
             else:
                 for _, delta in changes[name]:
                     delta.to(device=weight.device, dtype=weight.dtype).requires_grad_(False)
-                _replace(self.model, name, AdaptedLinear(linear, changes[name], reference))
+                replace_module(self.model, name, AdaptedLinear(linear, changes[name], reference))
                 self._wrapped[name] = linear
 
     def _keep(self, name: str, parameter: Tensor) -> None:
@@ -236,7 +236,8 @@ def _as_strengths(chosen: Strengths) -> dict[str, float]:
     return {str(n): 1.0 for n in chosen}
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Puts a module in the place of the one that has a name in a model."""
     parent, _, child = name.rpartition(".")
     owner = model.get_submodule(parent)
     if child.isdigit():
