@@ -21,8 +21,6 @@ from .targets import ENCODER, expected_tensors
 
 CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapter.safetensors"
-EXTRA_KEYS = (CHECKSUM_KEY, "report")
-"""Entries of the configuration file beside the fields of :class:`AdapterConfig`."""
 ADAPTER_MIGRATIONS: tuple[KeyMigration, ...] = ()
 """Keys that releases renamed, oldest first."""
 
@@ -59,20 +57,17 @@ class Adapter:
         """
         folder = find_adapter(name, **hub)
         check_weights(folder, CONFIG_NAME, TENSORS_NAME)
-        values = {k: v for k, v in read_settings(folder, CONFIG_NAME).items() if k not in EXTRA_KEYS}
+        values = {k: v for k, v in read_settings(folder, CONFIG_NAME).items() if k != CHECKSUM_KEY}
         config = AdapterConfig.from_dict(values, str(folder / CONFIG_NAME))
         label = Path(name).name or folder.name
         return cls(config, read_tensors(folder / TENSORS_NAME), label)
 
-    def save_pretrained(
-        self, folder: str | Path, card: CardFacts | None = None, report: dict[str, Any] | None = None
-    ) -> Path:
+    def save_pretrained(self, folder: str | Path, card: CardFacts | None = None) -> Path:
         """Writes ``adapter_config.json``, ``adapter.safetensors`` and a card.
 
         Args:
             folder: made if missing.
             card: facts for the card; None keeps a card that is there, or says that nothing was stated.
-            report: of the fine-tuning, kept in the configuration file.
 
         Returns:
             The folder.
@@ -84,7 +79,6 @@ class Adapter:
         folder.mkdir(parents=True, exist_ok=True)
         save_tensors(self.tensors, folder / TENSORS_NAME)
         values = {**self.config.to_dict(), CHECKSUM_KEY: sha256(folder / TENSORS_NAME)}
-        values |= {"report": report} if report else {}
         write_text(folder / CONFIG_NAME, json.dumps(values, indent=1) + "\n")
         if card is not None or not (folder / CARD_NAME).exists():
             write_text(folder / CARD_NAME, self._card(card or CardFacts(), folder.resolve().name))

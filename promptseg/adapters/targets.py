@@ -54,7 +54,7 @@ def expected_tensors(model: PromptableModel, config: AdapterConfig) -> dict[str,
     rank = config.rank
     for name, linear in linear_targets(model, config).items():
         inputs, outputs = linear.in_features, linear.out_features
-        parts = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
+        parts: dict[str, tuple[int, ...]] = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
         if config.method == "dora":
             parts["magnitude"] = (outputs,)
         elif config.method == "salt":

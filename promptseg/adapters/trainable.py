@@ -115,7 +115,7 @@ def _inject_peft(model: PromptableModel, config: AdapterConfig, names: list[str]
         raise ImportError(f"method={config.method!r} needs peft: pip install 'promptseg[finetune]'") from error
     lora = LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]
         use_dora=config.method == "dora",
         target_modules=names,  # type: ignore[arg-type]
     )
