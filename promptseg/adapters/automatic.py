@@ -35,7 +35,7 @@ MAX_SEARCH_TILES = 64
 """Most tiles of a level on which a label that was not seen yet is looked for."""
 MARGIN = 0.15
 """How much a coarse mask's box is widened on each side, relative to its size."""
-MIN_PRESENCE = 0.5
+MIN_PRESENCE = 0.3
 """Estimated probability of being there below which a tile's mask of a label counts as empty."""
 SLAB = 32
 """Voxels along the first axis that are written at a time, so that memory does not grow with the volume."""

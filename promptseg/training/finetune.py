@@ -93,7 +93,7 @@ def card_facts(adapter: Adapter, report: dict[str, Any]) -> CardFacts:
     """The card of an adapter that was just tuned."""
     what = ", ".join(adapter.config.names.values())
     measured = [
-        Measurement(f"{row['what']}, {row['cases']} cases", f"{row['adapter']:.3f} (base {row['base']})", row["how"])
+        Measurement(f"{row['what']} ({row['cases']})", f"{row['adapter']:.3f} (base {row['base']})", row["how"])
         for row in report["measured"]
     ]
     data = TrainingData("the maker's own images and label maps", "not stated", len(report["training_cases"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adapters.tokens import LabelTokens, decode_with_tokens
 from ..data.prompt_simulator import PromptSimulatorConfig, corrupt_mask, sample_points
@@ -18,6 +18,8 @@ ROUND_PROBABILITIES = (0.35, 0.35, 0.2, 0.1)
 """Probability of an episode of 1, 2, ... rounds of prompts."""
 COARSE_MASK_SHARE = 0.5
 """Share of automatic episodes that begin from a coarse mask, as the coarser zoom level hands it down."""
+PRESENCE_WEIGHT = 0.3
+"""Weight of the presence estimate in automatic episodes, where it decides, beside its small share of every round."""
 ABSENT_SHARE = 0.2
 """Share of objects of automatic episodes that may be a label which the crop does not show."""
 
@@ -115,6 +117,8 @@ def _play(
         ambiguous = state.ambiguous
         output = _decode(model, embedding, state, tokens if number == 0 else None, num_tiles)
         loss, best = round_loss(output, state.target, ambiguous)
+        if tokens is not None and number == 0:
+            loss = loss + PRESENCE_WEIGHT * presence_loss(output, state.target)
         losses.append(loss)
         flat = rearrange(output.mask_logits.detach(), "b p m d h w -> (b p) m d h w").float()
         logits = flat[torch.arange(len(flat)), best] if ambiguous else flat[:, 0]
@@ -122,6 +126,12 @@ def _play(
         if number + 1 < num_rounds:
             correct_episode(state, logits, generator, config)
     return torch.stack(losses).mean(), scores
+
+
+def presence_loss(output: DecoderOutput, target: Tensor) -> Tensor:
+    """Cross entropy of the estimate whether each of the objects (N, D, H, W) is in the crop."""
+    present = target.flatten(1).any(dim=1).float()
+    return nn.functional.binary_cross_entropy_with_logits(output.presence_logits.flatten().float(), present)
 
 
 def _decode(

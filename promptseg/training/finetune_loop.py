@@ -168,7 +168,8 @@ class Finetuner:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(list(self.trainable.parameters().values()), 1.0)
-        if math.isfinite(float(norm)) and math.isfinite(float(loss)):
+        value = float(loss.detach())
+        if math.isfinite(float(norm)) and math.isfinite(value):
             self.optimizer.step()
         else:
             self.nonfinite_steps += 1
@@ -178,7 +179,7 @@ class Finetuner:
                     f"({self.config.peak_learning_rate}) or look for images with broken intensities"
                 )
         self.step += 1
-        return float(loss.detach())
+        return value
 
     def _autocast(self) -> torch.autocast:
         from ..predictor import preferred_dtype
