@@ -8,10 +8,11 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +20,8 @@ from .cache import DEFAULT_DISK_BYTES, DEFAULT_MEMORY_BYTES, DiskCache, Embeddin
 from .engine import TileEngine
 from .interaction import Interaction, InteractionConfig
 from .models import PromptableModel
-from .models.pretrained import load_pretrained
+from .models.pretrained import is_sam_med3d, load_pretrained
+from .models.registry import resolve
 from .object_state import (
     ObjectState,
     changed_box,
@@ -36,6 +38,10 @@ from .preprocessing import IntensityMapping
 from .prompts import PromptSet
 from .tiles import TileLattice
 from .volume import Volume
+
+if TYPE_CHECKING:
+    from .adapters import AdapterStack
+    from .adapters.automatic import LabelPrediction
 
 logger = logging.getLogger(__name__)
 
@@ -84,21 +90,105 @@ class Predictor:
         self._engine: TileEngine | None = None
         self._interaction: Interaction | None = None
         self._state: ObjectState | None = None
+        self._adapters: AdapterStack | None = None
         self._lock = threading.RLock()
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> Predictor:
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        adapter: Any = None,
+        revision: str | None = None,
+        weights_cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> Predictor:
         """Loads weights and wraps them.
 
         Args:
-            name: a checkpoint that ships (see ``promptseg doctor``) or a folder.
+            name: a checkpoint that ships (see ``promptseg doctor``), a folder, or a Hub id ``owner/name``; folders that
+                ``promptseg convert`` made too.
+            adapter: folder or Hub id of an adapter to put on, or several; see :meth:`load_adapter`.
+            revision: branch, tag or commit of a Hub id.
+            weights_cache_dir: the Hub's cache; None for the client's own. (``cache_dir`` is that of embeddings.)
+            token: of the Hub.
+            local_files_only: do not ask the Hub.
             options: of the constructor.
 
         Raises:
-            ValueError: for an unknown name, an incomplete folder or another architecture.
+            ValueError: for weights that cannot be had, an incomplete folder or another architecture.
         """
-        model, revision = load_pretrained(name)
-        return cls(model, revision=revision, **options)
+        hub: dict[str, Any] = {"cache_dir": weights_cache_dir, "token": token, "local_files_only": local_files_only}
+        folder = resolve(name, revision=revision, **hub)
+        if is_sam_med3d(folder):
+            from .models.sam_med3d.predictor import SamMed3DPredictor
+
+            if adapter is not None:
+                raise ValueError(f"adapter={adapter!r}: SAM-Med3D's weights take none; leave it out")
+            return SamMed3DPredictor.from_pretrained(folder, **options)
+        model, digest = load_pretrained(folder)
+        predictor = cls(model, revision=digest, **options)
+        sources = [] if adapter is None else [adapter] if isinstance(adapter, (str, Path)) else list(adapter)
+        predictor.set_adapter([predictor.load_adapter(source, **hub) for source in sources])
+        return predictor
+
+    @property
+    def adapters(self) -> AdapterStack:
+        """Adapters that are loaded, and which of them are on; change them with :meth:`set_adapter`."""
+        if self._adapters is None:
+            from .adapters import AdapterStack
+
+            self._adapters = AdapterStack(self.model, self.model.weights_digest)
+        return self._adapters
+
+    def load_adapter(self, source: str | Path, name: str | None = None, **hub: Any) -> str:
+        """Loads an adapter without putting it on, and returns its name; see :meth:`~.adapters.AdapterStack.load`."""
+        with self._lock:
+            return self.adapters.load(source, name, **hub)
+
+    def set_adapter(self, chosen: str | Sequence[str] | Mapping[str, float] | None, merge: bool = False) -> Predictor:
+        """Puts loaded adapters on, and takes all others off; the image stays, the object is begun anew.
+
+        Embeddings of an adapter are kept apart from those of the base, so switching back costs nothing.
+
+        Args:
+            chosen: name, names, or name -> strength; None or empty for the base alone.
+            merge: write the changes into the weights: as fast as the base, slower to switch.
+
+        Returns:
+            This predictor.
+
+        Raises:
+            ValueError: for a name that is not loaded.
+        """
+        with self._lock:
+            if not chosen and self._adapters is None:
+                return self
+            self.adapters.activate(chosen or None, merge=merge)
+            self._state = None
+            if self._engine is not None:
+                self._engine = replace(self._engine, signature=self._signature(self._engine.volume))
+                self._interaction = Interaction(self._engine, self.interaction_config)
+        return self
+
+    def predict_labels(self, names: Sequence[str] | None = None) -> LabelPrediction:
+        """Segments the structures that the adapters which are on were tuned for, without a prompt.
+
+        Args:
+            names: which of them; None for all.
+
+        Returns:
+            A label map on the image's grid.
+
+        Raises:
+            ValueError: if no adapter with an automatic mode is on, or it does not know a name.
+        """
+        from .adapters.automatic import predict_labels
+
+        with self._lock:
+            return predict_labels(self._require_engine(), self.adapters.labels, names)
 
     @property
     def volume(self) -> Volume:
@@ -151,9 +241,11 @@ class Predictor:
         return self
 
     def _signature(self, volume: Volume) -> str:
-        """Names image, model, numeric type and preprocessing: what an embedding depends on."""
+        """Names image, model, adapter, numeric type and preprocessing: what an embedding depends on."""
         config = self.model.config
         content = [volume.content_hash, self.revision, str(self.dtype), PREPROCESSING_VERSION]
+        if self._adapters is not None and self._adapters.encoder_signature:
+            content.append(self._adapters.encoder_signature)
         settings = json.dumps([*content, config.tile_size, asdict(config.preprocessing)], sort_keys=True)
         return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
 
