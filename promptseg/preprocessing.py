@@ -79,7 +79,7 @@ class IntensityMapping:
         config = config or PreprocessingConfig()
         samples = subsample(array, config.max_samples)
         low, high = (float(v) for v in np.percentile(samples, [config.low_percentile, config.high_percentile]))
-        if high <= low:
+        if high <= low or not ((samples >= low) & (samples <= high)).any():  # nearly constant, or a few voxels
             low, high = float(samples.min()), float(samples.max())
         if high <= low:
             high = low + 1.0

@@ -81,6 +81,8 @@ def test_outliers_and_constants_do_no_harm() -> None:
     spiked[3, 4, 5] = 1e9
     first, second = (IntensityMapping.from_array(a).map_array(array) for a in (array, spiked))
     assert float((first - second).abs().mean()) < 0.02
+    pair = np.array([[[198.0]], [[201.0]]])  # percentiles between them leave both out
+    assert IntensityMapping.from_array(pair).map_array(pair).flatten().tolist() == [-1, 1]
     constant = IntensityMapping.from_array(np.full((4, 5, 6), 7.0)).map_array(np.full((4, 5, 6), 7.0))
     assert constant.isfinite().all()
 
