@@ -31,6 +31,8 @@ class PromptSimulatorConfig:
     """Probability that an episode opens with a coarse or corrupted mask beside its click."""
     deepest_share: float = 0.35
     """Probability that a click is the deepest point of the error; else drawn with weight by depth."""
+    mask_dropout: float = 0.0
+    """Probability that a correction is asked for without the mask that it corrects, from all prompts alone."""
     flat_box_share: float = 0.25
     """Share of boxes that lie on one slice."""
     box_jitter: float = 0.12

@@ -134,7 +134,7 @@ def correct_episode(
     else:
         state.add_points(points[:, None], labels[:, None])
     state.mask_logits = logits
-    state.mask_is_present = torch.ones(len(logits), dtype=torch.bool)
+    state.mask_is_present = torch.rand(len(logits), generator=generator) >= config.mask_dropout
     state.ambiguous = False
 
 
