@@ -22,7 +22,9 @@ MakeReport = Callable[..., Path]
 
 def record(case: int, step: int, dice: float, model: str = "new", voxels: int = 100) -> StepRecord:
     blank = blank_record(model, MemoryCase(name=f"c{case}", patient=f"set/p{case // 2}"), None)
-    return replace(blank, name="thing", step=step, voxels=voxels, dice=dice, nsd=dice, hd95_mm=5 * (1 - dice), seconds=0.1)
+    return replace(
+        blank, name="thing", step=step, voxels=voxels, dice=dice, nsd=dice, hd95_mm=5 * (1 - dice), seconds=0.1
+    )
 
 
 @pytest.fixture

@@ -107,7 +107,9 @@ def challenge_means(gts: np.ndarray, steps: np.ndarray) -> list[float]:
     """Mean Dice over a case's labels after each step, as the challenge's scorer counts it."""
     means = []
     for segs in steps:
-        dices = [2 * ((gts == v) & (segs == v)).sum() / ((gts == v).sum() + (segs == v).sum()) for v in np.unique(gts)[1:]]
+        dices = [
+            2 * ((gts == v) & (segs == v)).sum() / ((gts == v).sum() + (segs == v).sum()) for v in np.unique(gts)[1:]
+        ]
         means.append(float(np.mean(dices)))
     return means
 

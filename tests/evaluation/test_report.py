@@ -120,7 +120,9 @@ def test_the_gallery_takes_no_object_twice_and_no_failed_one() -> None:
 
 def test_charts_leave_out_what_is_not_known() -> None:
     frame = ChartFrame("Dice", "clicks", "Dice", (1, 2, 3))
-    svg = draw_chart([Line("a<b", (1, 2, 3), (0.2, float("nan"), 1.4), (0.1, float("nan"), 0.3), (0.3, 0.5, 1.6))], frame)
+    svg = draw_chart(
+        [Line("a<b", (1, 2, 3), (0.2, float("nan"), 1.4), (0.1, float("nan"), 0.3), (0.3, 0.5, 1.6))], frame
+    )
     assert "nan" not in svg
     assert "a&lt;b" in svg
     assert svg.count("<circle") == 2
