@@ -109,7 +109,7 @@ def network() -> Any:
 
 
 def test_a_monai_network_answers_on_the_images_grid(network: Any) -> None:
-    segmenter = NetworkSegmenter(network, roi_size=(16, 16, 16), spacing_mm=(2.0, 2.0, 2.0), device="cpu")
+    segmenter = NetworkSegmenter(network, roi_size=(32, 32, 32), spacing_mm=(2.0, 2.0, 2.0), device="cpu")
     assert isinstance(segmenter, InteractiveSegmenter)
     assert segmenter.accepts == {"points", "scribbles"}
     assert not network.training
