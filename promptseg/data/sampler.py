@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,9 +98,11 @@ def choose_targets(labels: np.ndarray, primary: int, rng: np.random.Generator, c
     usable = [int(v) for v, c in zip(values, counts, strict=True) if 0 < v < 1000 and c >= config.min_object_voxels]
     if not usable:
         return np.zeros((0, *labels.shape), dtype=bool)
-    chosen = []
+    chosen, used = [], []
     for number in range(config.objects_per_crop):
-        value = primary if number == 0 and primary in usable else usable[int(rng.integers(len(usable)))]
+        fresh = [v for v in usable if v not in used] or usable
+        value = primary if number == 0 and primary in usable else fresh[int(rng.integers(len(fresh)))]
+        used.append(value)
         members = [value]
         if len(usable) > 1 and rng.random() < config.merge_share:
             extra = rng.permutation([v for v in usable if v != value])
@@ -173,8 +177,8 @@ class SampleStream(Dataset[dict[str, Tensor]]):
     Args:
         pool: volumes.
         seed: of the run.
-        batch_size: samples in a batch.
-        config: how samples are drawn.
+        crops_at: step -> (side of a crop, samples in a batch).
+        config: how samples are drawn; its ``crop_size`` gives way to ``crops_at``.
         preprocessing: the model's.
         rank: of this process.
         world_size: processes.
@@ -184,22 +188,23 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         self,
         pool: TrainingPool,
         seed: int,
-        batch_size: int,
+        crops_at: Callable[[int], tuple[int, int]],
         config: SamplerConfig,
         preprocessing: PreprocessingConfig,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.pool, self.seed, self.batch_size = pool, seed, batch_size
+        self.pool, self.seed, self.crops_at = pool, seed, crops_at
         self.config, self.preprocessing = config, preprocessing
         self.rank, self.world_size = rank, world_size
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         """Batch of step ``step``: image (B, 1, D, H, W), targets (B, P, D, H, W), spacing_mm (B, 3)."""
-        first = self.rank * self.batch_size
+        crop_size, batch_size = self.crops_at(step)
+        config = dataclasses.replace(self.config, crop_size=crop_size)
+        first = self.rank * batch_size
         samples = [
-            draw_sample(self.pool, self.seed, step, first + i, self.config, self.preprocessing)
-            for i in range(self.batch_size)
+            draw_sample(self.pool, self.seed, step, first + i, config, self.preprocessing) for i in range(batch_size)
         ]
         return {
             "image": torch.stack([s.image for s in samples]),

@@ -64,7 +64,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("stem_channels", "stem_depths", "decoder_channels"):
             value = tuple(int(v) for v in getattr(self, name))
-            if len(value) != 3 or min(value) < 1:
+            if len(value) != 3 or min(value) < (name != "stem_depths"):
                 raise ValueError(f"{name}={value}: expected three positive integers, for strides 2, 4 and 8")
             object.__setattr__(self, name, value)
         if isinstance(self.preprocessing, dict):

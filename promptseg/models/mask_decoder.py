@@ -10,7 +10,18 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .image_encoder import ImageEmbedding
-from .layers import Attention, Mlp, ResidualBlock, depth_to_space, group_norm, space_to_depth, to_channels_last
+from .layers import (
+    Attention,
+    Conv3d,
+    Mlp,
+    Pointwise,
+    ResidualBlock,
+    Upsample,
+    depth_to_space,
+    group_norm,
+    space_to_depth,
+    to_channels_last,
+)
 from .prompt_encoder import NUM_DENSE_MAPS, EncodedPrompts
 
 NUM_QUALITY_FEATURES = 4
@@ -89,11 +100,10 @@ class MaskDecoder(nn.Module):
         self.mask_channels = config.mask_channels
         num_masks = 1 + config.num_candidates
         self.output_tokens = nn.Embedding(num_masks + 2, dim)  # masks, quality, presence
-        self.skip_projs = nn.ModuleList(nn.Conv3d(s, c, 1) for s, c in zip(skips, channels, strict=True))
-        self.prompt_stem = nn.Conv3d(8 * (NUM_DENSE_MAPS + 1), channels[0], 3, padding=1)
+        self.skip_projs = nn.ModuleList(Pointwise(s, c) for s, c in zip(skips, channels, strict=True))
+        self.prompt_stem = Pointwise(8 * (NUM_DENSE_MAPS + 1), channels[0])  # a cell of 2x2x2 voxels
         self.downs = nn.ModuleList(
-            nn.Conv3d(low, high, kernel_size=2, stride=2)
-            for low, high in zip(channels, (*channels[1:], dim), strict=True)
+            Conv3d(low, high, kernel_size=2, stride=2) for low, high in zip(channels, (*channels[1:], dim), strict=True)
         )
         self.down_blocks = nn.ModuleList(ResidualBlock(c) for c in channels[1:])
         self.blocks = nn.ModuleList(
@@ -101,13 +111,10 @@ class MaskDecoder(nn.Module):
         )
         self.final_attention = Attention(dim, config.num_heads)
         self.final_norm = nn.LayerNorm(dim)
-        self.ups = nn.ModuleList(
-            nn.ConvTranspose3d(high, low, kernel_size=2, stride=2)
-            for low, high in zip(channels, (*channels[1:], dim), strict=True)
-        )
+        self.ups = nn.ModuleList(Upsample(high, low) for low, high in zip(channels, (*channels[1:], dim), strict=True))
         self.up_blocks = nn.ModuleList(ResidualBlock(c) for c in channels)
         self.out_norm = group_norm(channels[0])
-        self.mask_features = nn.Conv3d(channels[0], 8 * config.mask_channels, 1)
+        self.mask_features = nn.Linear(channels[0], 8 * config.mask_channels)
         self.mask_weights = nn.ModuleList(Mlp(dim, dim, config.mask_channels + 1) for _ in range(num_masks))
         self.prompt_prior = nn.Parameter(torch.tensor(PROMPT_PRIOR))
         self.iou_head = Mlp(2 * dim + NUM_QUALITY_FEATURES, dim, 1)
@@ -135,13 +142,10 @@ class MaskDecoder(nn.Module):
         batch, num_objects = prompts.dense_prompts.shape[:2]
         pyramid = self._prompted_pyramid(image_embedding, prompts.dense_prompts)
         tokens, image = self._attend(image_embedding, image_position_codes, prompts, pyramid[3])
-        features = self._draw(pyramid, image)  # (B P, 8 F, D/2, H/2, W/2)
+        features = self._draw(pyramid, image)  # (B P, C, D/2, H/2, W/2)
         num_masks = 1 + self.num_candidates if multimask else 1
         weights = torch.stack([self.mask_weights[m](tokens[:, m]) for m in range(num_masks)], dim=1)
-        d, h, w = features.shape[2:]
-        cells = rearrange(features, "n (s f) d h w -> n (d h w s) f", f=self.mask_channels)
-        logits = torch.baddbmm(weights[:, None, :, -1], cells, weights[..., :-1].mT)
-        logits = rearrange(logits, "n (d h w s) m -> n (s m) d h w", s=8, d=d, h=h, w=w)
+        logits = self._combine(features, weights)  # (B P, 8 M, D/2, H/2, W/2)
         dense = rearrange(prompts.dense_prompts, "b p k d h w -> (b p) k d h w").to(logits.dtype)
         prior = torch.einsum("nkdhw,k->ndhw", dense, self.prompt_prior.to(logits.dtype))
         mask_logits = depth_to_space(logits) + prior[:, None]  # (B P, M, D, H, W)
@@ -204,7 +208,29 @@ class MaskDecoder(nn.Module):
         x = to_channels_last(image)
         for level in (2, 1, 0):
             x = self.up_blocks[level](self.ups[level](x) + pyramid[level])
-        return self.mask_features(torch.relu(self.out_norm(x)))
+        return torch.relu(self.out_norm(x))
+
+    def _combine(self, features: Tensor, weights: Tensor) -> Tensor:
+        """Logits of each voxel of a 2x2x2 cell: its ``mask_channels`` features times a mask's weights.
+
+        Both are linear, so they are multiplied first and no feature is made at full resolution.
+
+        Args:
+            features: (B P, C, D/2, H/2, W/2).
+            weights: (B P, M, mask_channels + 1), the last a bias.
+
+        Returns:
+            (B P, 8 M, D/2, H/2, W/2), masks innermost.
+        """
+        num_masks = weights.shape[1]
+        kernel = rearrange(self.mask_features.weight.to(weights.dtype), "(s f) c -> s f c", f=self.mask_channels)
+        bias = rearrange(self.mask_features.bias.to(weights.dtype), "(s f) -> s f", f=self.mask_channels)
+        joint = torch.einsum("nmf,sfc->ncsm", weights[..., :-1], kernel)
+        joint_bias = torch.einsum("nmf,sf->nsm", weights[..., :-1], bias) + weights[:, None, :, -1]
+        d, h, w = features.shape[2:]
+        flat = rearrange(features, "n c d h w -> n (d h w) c")
+        cells = torch.baddbmm(joint_bias.flatten(1)[:, None], flat, joint.flatten(2))  # (B P, N, 8 M)
+        return rearrange(cells, "n (d h w) c -> n c d h w", d=d, h=h, c=8 * num_masks)
 
     def _quality(self, tokens: Tensor, mask_logits: Tensor, num_masks: int) -> Tensor:
         """IoU logits (B P, M) from the tokens and from how decided each mask is."""

@@ -13,6 +13,18 @@ from ..models.config import ModelConfig
 
 
 @dataclass(frozen=True)
+class CropStage:
+    """Size of crops and batches from a step on: small crops first teach edges and clicks at a fraction of the cost."""
+
+    first_step: int
+    """Step from which it holds."""
+    crop_size: int
+    """Side of a crop in voxels, a multiple of 16."""
+    batch_size: int
+    """Crops per step and process."""
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """A prompted training run.
 
@@ -36,6 +48,9 @@ class PretrainConfig:
     """Of weights, samples and prompts."""
     batch_size: int = 4
     """Crops per step and process."""
+    stages: tuple[CropStage, ...] = ()
+    """Earlier stages with other crops, ascending; after the last ``first_step`` given here its sizes hold. Empty: crops
+    of ``sampler.crop_size`` in batches of ``batch_size`` throughout."""
     max_steps: int = 4000
     """Steps of the whole run."""
     warmup_steps: int = 150
@@ -65,6 +80,13 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "round_probabilities", tuple(float(p) for p in self.round_probabilities))
+        stages = tuple(CropStage(**s) if isinstance(s, dict) else s for s in self.stages)
+        object.__setattr__(self, "stages", stages)
+        starts = [s.first_step for s in stages]
+        if stages and (starts[0] != 0 or starts != sorted(set(starts))):
+            raise ValueError(f"stages start at steps {starts}: expected 0 first, then ascending")
+        if bad := [s.crop_size for s in stages if s.crop_size % 16 or s.crop_size < 16]:
+            raise ValueError(f"stages with crop_size={bad[0]}: expected a positive multiple of 16")
         if not self.warmup_steps <= self.decay_start <= self.max_steps:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps}, decay_start={self.decay_start} and max_steps={self.max_steps}: "
@@ -76,6 +98,14 @@ class PretrainConfig:
             )
         if abs(sum(self.round_probabilities) - 1) > 1e-6:
             raise ValueError(f"round_probabilities={self.round_probabilities}: expected a sum of 1")
+
+    def crops_at(self, step: int) -> tuple[int, int]:
+        """Crop size and batch size at a step."""
+        current = (self.sampler.crop_size, self.batch_size)
+        for stage in self.stages:
+            if step >= stage.first_step:
+                current = (stage.crop_size, stage.batch_size)
+        return current
 
     @classmethod
     def from_file(cls, path: str | Path, **overrides: Any) -> PretrainConfig:

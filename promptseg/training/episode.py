@@ -134,7 +134,7 @@ def correct_episode(
     else:
         state.add_points(points[:, None], labels[:, None])
     state.mask_logits = logits
-    state.mask_is_present = torch.ones(len(logits), dtype=torch.bool)
+    state.mask_is_present = torch.rand(len(logits), generator=generator) >= config.mask_dropout
     state.ambiguous = False
 
 
@@ -156,8 +156,8 @@ def round_loss(output: DecoderOutput, target: Tensor, ambiguous: bool) -> tuple[
     with torch.no_grad():
         actual = iou(logits > 0, target[:, None].expand_as(logits))
         best = actual.argmax(dim=1)
-    quality = rearrange(output.iou_scores, "b p m -> (b p) m")
-    loss = (quality - actual).square().mean() * 2
+    quality = rearrange(output.iou_logits, "b p m -> (b p) m").float()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(quality, actual)  # least where the two are equal
     if ambiguous:
         candidates = losses[:, 1:]
         chosen = candidates.min(dim=1).values

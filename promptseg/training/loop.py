@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..data.pool import load_pool
 from ..data.sampler import SampleStream
 from ..models import PromptableModel
+from ..predictor import preferred_dtype
 from .config import PretrainConfig
 from .episode import run_episode
 
@@ -69,10 +72,16 @@ class Trainer:
     def __init__(self, config: PretrainConfig) -> None:
         torch.manual_seed(config.seed)
         self.config = config
+        self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.out_dir = Path(config.out_dir)
         self.out_dir.mkdir(parents=True, exist_ok=True)
         self.model = PromptableModel(config.model).to(memory_format=torch.channels_last_3d)
-        self.training = PromptedTraining(self.model, config)
+        self.training: nn.Module = PromptedTraining(self.model, config)
+        if self.world_size > 1:
+            if not dist.is_initialized():
+                dist.init_process_group("gloo")
+            # Which weights an episode uses depends on its prompts.
+            self.training = DistributedDataParallel(self.training, find_unused_parameters=True)
         self.ema = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
@@ -95,7 +104,9 @@ class Trainer:
         return True
 
     def save(self) -> None:
-        """Writes the checkpoint and the averaged weights, each by renaming a complete file."""
+        """Writes the checkpoint and the averaged weights, each by renaming a complete file; rank 0 alone does."""
+        if self.rank:
+            return
         state = {
             "model": self.model.state_dict(),
             "ema": self.ema,
@@ -131,12 +142,13 @@ class Trainer:
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            loss, scores = self.training(batch, self.step)
+        is_fast = config.bf16 and preferred_dtype(self.model.device) == torch.bfloat16
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=is_fast):
+            loss, scores = self.training(batch, self.step, self.rank)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        if not (math.isfinite(float(norm)) and math.isfinite(float(loss))):
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm))
+        if not math.isfinite(norm):  # the same on every rank, as gradients are averaged
             self.nonfinite_steps += 1
             if self.nonfinite_steps > config.max_nonfinite_steps:
                 torch.save(batch, self.out_dir / "nonfinite_batch.pt")
@@ -150,7 +162,7 @@ class Trainer:
         return {
             "loss": float(loss.detach()),
             "lr": rate,
-            "norm": float(norm),
+            "norm": norm,
             **{f"dice{i + 1}": s for i, s in enumerate(scores)},
         }
 
@@ -158,9 +170,21 @@ class Trainer:
         """Trains to ``max_steps`` or until SIGTERM, saving every few minutes and at the end."""
         config = self.config
         pool = load_pool(config.data_root, config.data_weights, config.model.preprocessing)
-        stream = SampleStream(pool, config.seed, config.batch_size, config.sampler, config.model.preprocessing)
+        stream = SampleStream(
+            pool,
+            config.seed,
+            config.crops_at,
+            config.sampler,
+            config.model.preprocessing,
+            self.rank,
+            self.world_size,
+        )
         loader = DataLoader(
-            stream, batch_size=None, sampler=range(self.step, config.max_steps), num_workers=config.num_workers
+            stream,
+            batch_size=None,
+            sampler=range(self.step, config.max_steps),
+            num_workers=config.num_workers,
+            worker_init_fn=_leave_signals_to_the_trainer,
         )
         signal.signal(signal.SIGTERM, self._request_stop)
         signal.signal(signal.SIGINT, self._request_stop)
@@ -177,6 +201,7 @@ class Trainer:
                 seconds = time.monotonic() - started
                 self._log(metrics, seconds / config.log_every, waited / seconds)
                 metrics, started, waited = {}, time.monotonic(), 0.0
+            self.stop_requested = self._any_rank(self.stop_requested)
             if self.stop_requested or time.monotonic() - last_save > 60 * config.save_every_minutes:
                 self.save()
                 last_save = time.monotonic()
@@ -185,16 +210,31 @@ class Trainer:
             fetched = time.monotonic()
         self.save()
 
+    def _any_rank(self, flag: bool) -> bool:
+        if self.world_size == 1:
+            return flag
+        shared = torch.tensor(int(flag))
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return bool(shared)
+
     def _request_stop(self, *_: Any) -> None:
         self.stop_requested = True
 
     def _log(self, metrics: dict[str, list[float]], seconds_per_step: float, wait_share: float) -> None:
+        if self.rank:
+            return
         row = {"step": self.step, **{k: round(sum(v) / len(v), 5) for k, v in metrics.items()}}
         row |= {"seconds_per_step": round(seconds_per_step, 3), "wait_share": round(wait_share, 3)}
         row |= {"nonfinite_steps": self.nonfinite_steps}
         with open(self.out_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         logger.info("%s", row)
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """A batch scheduler signals the whole process group; a worker that died of it would take the last save with it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def pretrain(config: PretrainConfig, resume: str = "auto") -> Trainer:

@@ -15,20 +15,15 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     return 1 - (2 * overlap + 1) / (probability.sum(dims) + target.sum(dims) + 1)
 
 
-def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    """Focal loss per mask, mean over voxels: logits and target (..., D, H, W) -> (...).
+def mask_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, focal_weight: float = 2.0) -> Tensor:
+    """Soft Dice plus cross entropy and a focal term: logits and target (..., D, H, W) -> (...).
 
-    Source: Lin et al., Focal Loss for Dense Object Detection, 2017.
+    Source: Lin et al., Focal Loss for Dense Object Detection, 2017, for the focal term.
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     missed = 1 - torch.exp(-cross_entropy)
-    return (missed**gamma * cross_entropy).mean((-3, -2, -1))
-
-
-def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Soft Dice plus cross entropy and a focal term: logits and target (..., D, H, W) -> (...)."""
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((-3, -2, -1))
-    return dice_loss(logits, target) + cross_entropy + 2 * focal_loss(logits, target)
+    weighted = cross_entropy * (1 + focal_weight * missed**gamma)
+    return dice_loss(logits, target) + weighted.mean((-3, -2, -1))
 
 
 def iou(predicted: Tensor, target: Tensor) -> Tensor:
