@@ -296,6 +296,8 @@ class RandomWalker(ClassicalSegmenter):
             return (marked == 1).astype(np.float32)
         low, high = np.percentile(grid.image, [1, 99])
         data = np.clip((grid.image - low) / max(float(high - low), 1e-6), 0, 1)
+        if data.min() == data.max():
+            data.flat[0] = 1.0  # scikit-image divides by the standard deviation, and would search for ever
         spacing = grid.spacing_mm / grid.spacing_mm.min()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The probability range is outside")

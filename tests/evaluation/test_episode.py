@@ -100,7 +100,10 @@ def test_every_protocol_is_deterministic_under_a_seed() -> None:
     mask = ball((24, 20, 18), (11, 10, 9), 6)
     for protocol in PROTOCOLS:
         plays = [
-            [without_timing(r) for r in play(ClickedVoxelsSegmenter(), mask, protocol, seed=s, jitter_repeats=2).records]
+            [
+                without_timing(r)
+                for r in play(ClickedVoxelsSegmenter(), mask, protocol, seed=s, jitter_repeats=2).records
+            ]
             for s in (0, 0, 1)
         ]
         assert repr(plays[0]) == repr(plays[1])
@@ -138,7 +141,9 @@ class Misshapen(ClickedVoxelsSegmenter):
         return SegmenterAnswer(super().predict(prompts).mask[:-1])
 
 
-@pytest.mark.parametrize(("segmenter", "words"), [(Fragile(), "third click"), (Misshapen(), "expected the image's grid")])
+@pytest.mark.parametrize(
+    ("segmenter", "words"), [(Fragile(), "third click"), (Misshapen(), "expected the image's grid")]
+)
 def test_an_object_on_which_a_model_fails_counts_as_zero_at_every_step(
     segmenter: InteractiveSegmenter, words: str
 ) -> None:
