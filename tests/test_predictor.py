@@ -288,16 +288,16 @@ def test_the_size_of_an_embedding_is_known_before(ready: Predictor) -> None:
 
 
 def test_nothing_of_the_images_size_is_held_in_float(predictor: Predictor) -> None:
-    image = make_image((160, 150, 140))
+    image = np.zeros((400, 300, 300), dtype=np.int16)
+    image[100:150, 100:150, 100:150] = 100
     predictor.cache.clear()
     tracemalloc.start()
     predictor.set_image(image, spacing=1)
-    predictor.predict(points=[(60, 60, 60)])
-    result = predictor.predict(points=[(60, 60, 60), (70, 60, 60)], labels=[1, 0])
-    peak = tracemalloc.get_traced_memory()[1]
+    predictor.predict(points=[(120, 120, 120)])
+    predictor.predict(points=[(120, 120, 120), (170, 60, 60)], labels=[1, 0])
+    peak = tracemalloc.get_traced_memory()[1]  # numpy's, which all that is read passes through
     tracemalloc.stop()
-    assert peak < image.size * 4 / 2  # numpy's; half of one float copy
-    assert result.mask.shape == image.shape
+    assert peak < image.nbytes / 2
 
 
 # --------------------------------------------------------------------------------------------- what a click may change
@@ -435,17 +435,6 @@ def test_only_excluding_prompts_are_refused_until_one_includes(ready: Predictor)
     result = ready.predict(points=[(5, 5, 5), (20, 18, 15)], labels=[0, 1])
     assert result.mask[5, 5, 5] == 0
     assert result.mask[20, 18, 15] == 1
-
-
-def test_an_excluding_click_far_from_the_object_changes_nothing_and_costs_nothing(predictor: Predictor) -> None:
-    predictor.set_image(make_image((150, 150, 150)), spacing=1)
-    box = (10, 10, 10, 30, 30, 30)
-    first = predictor.predict(box=box)
-    assert first.level_spacing_mm == 1
-    second = predictor.predict(box=box, points=[(140, 140, 140)], labels=[0])
-    assert np.array_equal(first.mask, second.mask)
-    assert second.encoder_calls == 0
-    assert second.logits_lowres.array.shape == first.logits_lowres.array.shape
 
 
 def test_objects_larger_than_a_tile_are_drawn_in_one_piece(predictor: Predictor) -> None:
