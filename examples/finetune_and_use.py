@@ -2,8 +2,7 @@
 
     python examples/finetune_and_use.py --images imagesTr --labels labelsTr --new-image mr.nii.gz --minutes 10
 
-Without folders it draws five small volumes to tune to, and takes only a few steps: enough to see how it goes, not to
-learn much.
+Without folders it draws five small volumes, and takes only a few steps: enough to see how it goes, not to learn much.
 """
 
 from __future__ import annotations
@@ -47,7 +46,9 @@ if __name__ == "__main__":
         draw_cases(drawn)
     images, labels = chosen.images or str(drawn / "images"), chosen.labels or str(drawn / "labels")
     steps = 2000 if chosen.images else 4
-    options = FinetuneConfig(chosen.model, images, labels, chosen.output, minutes=chosen.minutes, max_steps=steps)
+    options = FinetuneConfig(
+        chosen.model, images, labels, chosen.output, minutes=chosen.minutes, max_steps=steps, probe=bool(chosen.images)
+    )
     for row in read_report(finetune(options))["measured"]:
         print(f"{row['what']}: base {row['base']}, tuned {row['adapter']}")
 

@@ -139,19 +139,18 @@ def test_every_kind_of_parameter_gets_a_gradient(data: Path, method: str) -> Non
         for key, parameter in tuner.trainable.parameters().items():
             seen[key] += 0.0 if parameter.grad is None else float(parameter.grad.abs().sum())
     without = {key for key, total in seen.items() if total == 0}
-    assert not {key for key in without if "mask_weights" not in key}, without
+    # Masks that no episode asked for; and SALT's rest, which a layer of one output does not have.
+    idle = ("mask_weights",) if method != "salt" else ("mask_weights", "iou_head.fc2.lora", "presence_head.fc2.lora")
+    assert not {key for key in without if not any(part in key for part in idle)}, without
 
 
-def test_it_learns_to_find_labels_and_to_answer_clicks(data: Path) -> None:
-    tuner = make_tuner(
-        data, method="full", learning_rate=4e-3, max_steps=90, augmentation=0.0, batch_size=2, validate_every=1000
-    )
+def test_it_learns_to_find_labels_without_a_prompt(data: Path) -> None:
+    tuner = make_tuner(data, method="full", learning_rate=4e-3, augmentation=0.0, automatic_share=1.0)
     before = tuner.validate()
-    for step in range(90):
-        tuner.train_step(step / 90)
+    for step in range(50):
+        tuner.train_step(step / 50)
     after = tuner.validate()
     assert after["automatic"] > before["automatic"] + 0.2, (before, after)
-    assert after["click"] > before["click"] + 0.1, (before, after)
 
 
 def test_the_best_state_is_exported_not_the_last(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
