@@ -140,6 +140,8 @@ class Predictor:
         if self._adapters is None:
             from .adapters import AdapterStack
 
+            if not isinstance(self.model, PromptableModel):
+                raise ValueError(f"weights {self.model.config.name!r} take no adapters; load promptseg's own")
             self._adapters = AdapterStack(self.model, self.model.weights_digest)
         return self._adapters
 

@@ -1,6 +1,11 @@
-"""Episodes of fine-tuning: the prompts that a user gives, or a label's learned tokens and then corrections."""
+"""Episodes of fine-tuning: the prompts that a user gives, or a label's learned tokens and then corrections.
+
+Users are simulated on the CPU, wherever the model computes.
+"""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import torch
@@ -9,7 +14,7 @@ from torch import Tensor, nn
 
 from ..adapters.tokens import LabelTokens, decode_with_tokens
 from ..data.prompt_simulator import PromptSimulatorConfig, corrupt_mask, sample_points
-from ..models import DecoderOutput, ImageEmbedding, PromptableModel
+from ..models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
 from .episode import EpisodeState, correct_episode, open_episode, round_loss
 from .finetune_data import View
 from .losses import dice_score
@@ -110,22 +115,29 @@ def _play(
     config: PromptSimulatorConfig,
 ) -> tuple[Tensor, list[float]]:
     num_tiles = embedding.tokens.shape[0]
+    target = state.target.to(model.device)
     probabilities = torch.tensor(ROUND_PROBABILITIES)
     num_rounds = 1 + int(torch.multinomial(probabilities, 1, generator=generator))
     losses, scores = [], []
     for number in range(num_rounds):
         ambiguous = state.ambiguous
         output = _decode(model, embedding, state, tokens if number == 0 else None, num_tiles)
-        loss, best = round_loss(output, state.target, ambiguous)
+        loss, best = round_loss(output, target, ambiguous)
         if tokens is not None and number == 0:
-            loss = loss + PRESENCE_WEIGHT * presence_loss(output, state.target)
+            loss = loss + PRESENCE_WEIGHT * presence_loss(output, target)
         losses.append(loss)
-        flat = rearrange(output.mask_logits.detach(), "b p m d h w -> (b p) m d h w").float()
-        logits = flat[torch.arange(len(flat)), best] if ambiguous else flat[:, 0]
+        flat = rearrange(output.mask_logits.detach(), "b p m d h w -> (b p) m d h w").float().cpu()
+        logits = flat[torch.arange(len(flat)), best.cpu()] if ambiguous else flat[:, 0]
         scores.append(float(dice_score(logits > 0, state.target).mean()))
         if number + 1 < num_rounds:
             correct_episode(state, logits, generator, config)
     return torch.stack(losses).mean(), scores
+
+
+def on_device(prompts: PromptBatch, device: torch.device) -> PromptBatch:
+    """Prompts where the model computes."""
+    given = {f.name: getattr(prompts, f.name) for f in dataclasses.fields(prompts)}
+    return PromptBatch(**{name: None if value is None else value.to(device) for name, value in given.items()})
 
 
 def presence_loss(output: DecoderOutput, target: Tensor) -> Tensor:
@@ -137,7 +149,7 @@ def presence_loss(output: DecoderOutput, target: Tensor) -> Tensor:
 def _decode(
     model: PromptableModel, embedding: ImageEmbedding, state: EpisodeState, tokens: Tensor | None, num_tiles: int
 ) -> DecoderOutput:
-    prompts = state.batch(num_tiles)
+    prompts = on_device(state.batch(num_tiles), model.device)
     if tokens is None:
         return model.decode(embedding, prompts, multimask=state.ambiguous)
     return decode_with_tokens(model, embedding, prompts, tokens)
@@ -172,18 +184,18 @@ def validate_crops(
             present = [v for v in view.values() if v in values]
             if not present:
                 continue
-            targets = torch.stack([view.labels == v for v in present]).to(device)
+            targets = torch.stack([view.labels == v for v in present])
             points, _ = sample_points(targets, generator, 1.0)
             state = EpisodeState(targets, points[:, None].float(), torch.ones(len(present), 1, dtype=torch.long))
-            output = model.decode(embedding[number], state.batch(1), multimask=True)
-            trusted = output.iou_scores[0].argmax(dim=1)
-            logits = output.mask_logits[0][torch.arange(len(present)), trusted]
+            output = model.decode(embedding[number], on_device(state.batch(1), device), multimask=True)
+            trusted = output.iou_scores[0].argmax(dim=1).cpu()
+            logits = output.mask_logits[0].cpu()[torch.arange(len(present)), trusted]
             clicks += dice_score(logits > 0, targets).tolist()
             if tokens is not None:
                 rows = tokens(torch.tensor([values.index(v) for v in present], device=device))[None]
                 nothing = EpisodeState(targets, points[:, None].float(), torch.full((len(present), 1), -1))
-                output = decode_with_tokens(model, embedding[number], nothing.batch(1), rows)
-                automatic += dice_score(output.mask_logits[0, :, 0] > 0, targets).tolist()
+                output = decode_with_tokens(model, embedding[number], on_device(nothing.batch(1), device), rows)
+                automatic += dice_score(output.mask_logits[0, :, 0].cpu() > 0, targets).tolist()
     found = {"click": float(np.mean(clicks)) if clicks else 0.0}
     if tokens is not None:
         found["automatic"] = float(np.mean(automatic)) if automatic else 0.0

@@ -105,7 +105,7 @@ class Finetuner:
         return [draw_view(v, rng, size, preprocessing, value=value, centred=True) for v, value in wanted]
 
     def draw_batch(self, step: int) -> tuple[ImageEmbedding, Tensor, Tensor]:
-        """Encoded crops of a step, targets (B, P, D, H, W) and label numbers (B, P); a function of seed and step."""
+        """Encoded crops of a step, targets (B, P, D, H, W) and label numbers (B, P) on the CPU; from seed and step."""
         config = self.config
         rng = np.random.default_rng((config.seed, step))
         is_automatic = self.is_automatic(step)
@@ -120,8 +120,7 @@ class Finetuner:
             views.append(view)
             targets.append(target)
             numbers.append(number)
-        device = self.model.device
-        return self._encode(views), torch.stack(targets).to(device), torch.tensor(numbers, device=device)
+        return self._encode(views), torch.stack(targets), torch.tensor(numbers)
 
     def _view(self, volume: TrainingVolume, value: int | None, rng: np.random.Generator) -> View:
         """A fresh crop; or, where the encoder is frozen, one of a few whose embeddings are kept."""
@@ -161,7 +160,7 @@ class Finetuner:
         embedding, targets, numbers = self.draw_batch(self.step)
         with self._autocast():
             if self.is_automatic(self.step) and self.trainable.tokens is not None:
-                tokens = self.trainable.tokens(numbers)
+                tokens = self.trainable.tokens(numbers.to(self.model.device))
                 loss, _ = run_automatic(self.model, embedding, targets, tokens, generator, self.prompts)
             else:
                 loss, _ = run_prompted(self.model, embedding, targets, generator, self.prompts)

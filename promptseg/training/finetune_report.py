@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 CLICKS = (1, 3)
 """Numbers of clicks after which the Dice is reported."""
+SMALLEST_REGION = 18
+"""Side in voxels from which the depth of a region can be estimated."""
 
 
 def make_report(
@@ -112,7 +114,7 @@ def deepest_point(region: np.ndarray) -> tuple[int, ...]:
     filled = [np.flatnonzero(region.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     low = np.array([max(0, int(f[0]) - 9) for f in filled])
     part = region[tuple(slice(int(a), int(f[-1]) + 10) for a, f in zip(low, filled, strict=True))]
-    even = np.pad(part, [(0, n % 2) for n in part.shape])
+    even = np.pad(part, [(0, max(SMALLEST_REGION, n + n % 2) - n) for n in part.shape])
     points, _ = sample_points(torch.from_numpy(even)[None], torch.Generator().manual_seed(0), 1.0)
     return tuple(int(v) for v in points[0].numpy() + low)
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from promptseg.adapters import Adapter, AdapterConfig, AdapterLabel, AdapterStack
 from promptseg.adapters.config import METHODS
+from promptseg.adapters.targets import expected_tensors
 from promptseg.adapters.trainable import TrainableAdapter
-from promptseg.models import PromptableModel
+from promptseg.models import ModelConfig, PromptableModel
 
 from .conftest import CONFIG, LABELS, difference, random_adapter, run
 
@@ -154,6 +155,14 @@ def test_an_adapter_is_small(model: PromptableModel) -> None:
     weights = sum(p.numel() * 4 for p in model.parameters())
     small = random_adapter(model, "lora", rank=1, tokens_per_label=1).num_bytes
     assert small < 0.2 * weights < random_adapter(model, "full").num_bytes
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "salt"])
+def test_an_adapter_of_the_weights_that_ship_is_below_five_megabytes(method: str) -> None:
+    with torch.device("meta"):
+        tiny = PromptableModel(ModelConfig())
+    expected = expected_tensors(tiny, AdapterConfig(method=method, labels=LABELS, tokens_per_label=4))
+    assert 4 * sum(t.numel() for t in expected.values()) < 5e6
 
 
 @pytest.mark.parametrize("method", METHODS)
