@@ -82,9 +82,7 @@ def test_voxels_are_read_where_they_lie() -> None:
     array = np.random.default_rng(0).normal(size=(20, 21, 22)).astype(np.float32)
     tile = sample_tile(array, np.array([2.0, 3.0, 4.0]), np.ones(3), 16, as_tensor)
     torch.testing.assert_close(tile, torch.from_numpy(array[2:18, 3:19, 4:20]))
-    flipped = sample_tile(
-        array[::-1], np.array([2.0, 3.0, 4.0]), np.ones(3), 16, as_tensor
-    )
+    flipped = sample_tile(array[::-1], np.array([2.0, 3.0, 4.0]), np.ones(3), 16, as_tensor)
     torch.testing.assert_close(flipped, torch.from_numpy(array[::-1][2:18, 3:19, 4:20].copy()))
 
 

@@ -315,6 +315,15 @@ def test_a_header_without_spacing_is_refused(tmp_path: Path) -> None:
     assert "spacing=" in str(caught.value)
 
 
+def test_a_singular_transform_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "image.nii", make_array(), np.eye(4), "s")
+    content = bytearray(path.read_bytes())
+    content[280:312] = np.array([1, 1, 0, 0] * 2, dtype="<f4").tobytes()  # srow_x and srow_y
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"image\.nii: affine .* is singular.*repair the header"):
+        read_volume(path)
+
+
 def test_a_negative_spacing_is_read_as_its_size_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = save(tmp_path / "image.nii", make_array(), np.eye(4), "none")
     content = bytearray(path.read_bytes())
