@@ -150,7 +150,7 @@ def test_a_killed_run_leaves_whole_cases_and_the_next_does_the_rest(make_catalog
     store = tmp_path / "store"
     command = [sys.executable, str(tmp_path / "run.py"), str(catalog.root / "blobs.yaml"), str(store)]
     run = subprocess.Popen(command)
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 300
     while len(list(store.glob("cases/blobs/*/case.json"))) < 3 and run.poll() is None and time.monotonic() < limit:
         time.sleep(0.002)
     os.kill(run.pid, signal.SIGKILL)
