@@ -95,15 +95,19 @@ class Interaction:
             )
             return self.draw(level, extent, prompts, None)
         guess, others = self.guess(prompts, extent)
-        box = guess.canvas.box_vox()
-        if box is None:
-            return replace(guess, candidates=others)
-        low, high = union_box(box, extent)
+        return replace(self._refine(guess, prompts), candidates=others)
+
+    def _refine(self, drawing: Drawing, prompts: PromptSet) -> Drawing:
+        """Draws an object found at a coarse level again at the finest level that holds it, guided by what was found."""
+        canvas = drawing.canvas
+        known = [box for box in (canvas.box_vox(), object_extent(prompts)) if box is not None]
+        if canvas.box_vox() is None:
+            return drawing
+        low, high = functools.reduce(union_box, known)
         level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
-        drawn = guess
-        if level < guess.canvas.level or guess.canvas.open_tiles():
-            drawn = self.draw(min(level, guess.canvas.level), (low, high), prompts, guess.canvas)
-        return replace(drawn, candidates=others)
+        if level >= canvas.level and not canvas.open_tiles():
+            return drawing
+        return self.draw(min(level, canvas.level), (low, high), prompts, canvas)
 
     def guess(self, prompts: PromptSet, extent: Box) -> tuple[Drawing, tuple[tuple[float, Canvas], ...]]:
         """Asks every level that can hold the prompts and ranks all candidates by estimated IoU and completeness."""
@@ -205,6 +209,8 @@ class Interaction:
                 level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
                 if level != canvas.level:
                     drawn = self.draw(level, (low, high), prompts, canvas, anew=redraws and level > canvas.level)
+                    if level > canvas.level:
+                        drawn = self._refine(drawn, prompts)
                     return replace(drawn, is_from_prompts=drawing.is_from_prompts)
         if not includes:  # where nothing was drawn there is nothing to exclude
             drawn_box = tuple(

@@ -326,7 +326,7 @@ class Predictor:
         last = self._state
         if handed_over is not None:
             last = handed_over.state
-            drawing = replace(last.drawing, is_from_prompts=False)
+            drawing = replace(last.drawing, is_from_prompts=is_continuation(last.prompts, prompts))
             state, rounds = replace(last, drawing=drawing), [newest_round(prompts)]
         elif last is not None and is_continuation(last.prompts, prompts):
             state, rounds = last, rounds_after(last.prompts, prompts)
