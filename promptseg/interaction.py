@@ -20,6 +20,10 @@ NUM_OFFERED = 4
 """Alternatives that an answer to an ambiguous first prompt carries."""
 
 
+MIN_RESCALE_STEPS = 3
+"""Voxels of the finest level between a click on the object and one beside it from which they tell of its size."""
+
+
 @dataclass(frozen=True)
 class InteractionConfig:
     """How tiles and levels are chosen; the defaults were chosen on training cases."""
@@ -39,6 +43,8 @@ class InteractionConfig:
     click_reach: float = 1.4
     """How far around a click the object is taken to go on, in multiples of the click's distance to the mask: who clicks
     in the middle of what is missing clicks as far from its end."""
+    rescale_clicks: int = 4
+    """Clicks up to which one beside the object may say that it is far smaller than drawn, and have it drawn anew."""
     refine_below: float = 0.45
     """Side of an object, relative to a tile's, below which drawing moves to a finer level."""
 
@@ -212,6 +218,10 @@ class Interaction:
                     if level > canvas.level:
                         drawn = self._refine(drawn, prompts)
                     return replace(drawn, is_from_prompts=drawing.is_from_prompts)
+        if not includes and redraws:
+            smaller = self._smaller(canvas, prompts, (box_vox[0] + box_vox[1] - 1) / 2)
+            if smaller is not None:
+                return smaller
         if not includes:  # where nothing was drawn there is nothing to exclude
             drawn_box = tuple(
                 self.lattice.from_level(end - 0.5, canvas.level) + 0.5 for end in (canvas.low, canvas.high)
@@ -237,6 +247,33 @@ class Interaction:
             changed=changed,
         )
         return self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True) if includes else drawn
+
+    def _smaller(self, canvas: Canvas, prompts: PromptSet, excluded_vox: np.ndarray) -> Drawing | None:
+        """Draws the object anew at a finer level where an early click beside it says that it is far smaller than drawn.
+
+        Args:
+            canvas: the object so far.
+            prompts: all of them.
+            excluded_vox: (3,) the click beside the object.
+
+        Returns:
+            The drawing; None where the scale may be right, or nothing is found at the finer level.
+        """
+        included = prompts.points[prompts.labels == 1]
+        if len(prompts.points) > self.config.rescale_clicks or prompts.boxes or not len(included):
+            return None
+        spacing_mm = np.array(self.lattice.spacing_mm)
+        distance_mm = float(np.sqrt((((included - excluded_vox) * spacing_mm) ** 2).sum(axis=1)).min())
+        if distance_mm < MIN_RESCALE_STEPS * self.lattice.level_spacing_mm(0):
+            return None
+        reach = self.config.click_reach * distance_mm / spacing_mm
+        low = np.maximum(included.min(axis=0) - reach, 0.0)
+        high = np.minimum(included.max(axis=0) + 1 + reach, np.array(self.lattice.shape, dtype=float))
+        level = self.lattice.finest_level_for(high - low, fill=1.0)
+        if level >= canvas.level:
+            return None
+        drawn = self.draw(level, (low, high), prompts, None)
+        return None if drawn.canvas.box_vox() is None else drawn
 
     def _decode(
         self, tiles: list[TileKey], prompts: PromptSet, canvas: Canvas | None, is_anew: list[bool]
@@ -270,12 +307,14 @@ class Interaction:
 
     def _beyond_click(self, canvas: Canvas, box_vox: Box) -> Box | None:
         """What a click outside the mask says of the object's size: a box around it; None where it says nothing."""
-        inside = np.argwhere((canvas.logits > 0).numpy())
-        if not len(inside):
-            return None
         centre = (box_vox[0] + box_vox[1] - 1) / 2
-        offsets = inside - (self.lattice.to_level(centre, canvas.level) - canvas.low)
-        distance = self.config.click_reach * float(np.sqrt((offsets**2).sum(axis=1).min()))
+        place = self.lattice.to_level(centre, canvas.level) - canvas.low
+        squares = [(torch.arange(n) - p) ** 2 for n, p in zip(canvas.logits.shape, place.tolist(), strict=True)]
+        square = squares[0][:, None, None] + squares[1][:, None] + squares[2]
+        nearest = float(square.masked_fill_(~(canvas.logits > 0), torch.inf).min())
+        if not np.isfinite(nearest):
+            return None
+        distance = self.config.click_reach * nearest**0.5
         if distance < 1:
             return None
         reach = distance * self.lattice.step_vox(canvas.level)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..preprocessing import OUTSIDE, IntensityMapping, PreprocessingConfig
 
+
 @dataclass(frozen=True)
 class PyramidLevel:
     """One resolution of a volume.

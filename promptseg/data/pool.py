@@ -35,12 +35,16 @@ class TrainingPool:
         return group[int(rng.integers(len(group)))]
 
 
-def load_volume(root: Path, case: dict[str, Any], dataset: dict[str, Any], config: PreprocessingConfig) -> TrainingVolume:
+def load_volume(
+    root: Path, case: dict[str, Any], dataset: dict[str, Any], config: PreprocessingConfig
+) -> TrainingVolume:
     """Reads one case of a ``dataset.json``: canonical, preprocessed, its objects indexed."""
     import nibabel
 
     images = {
-        kind: nibabel.as_closest_canonical(nibabel.load(root / case[kind])) for kind in ("image", "label") if kind in case
+        kind: nibabel.as_closest_canonical(nibabel.load(root / case[kind]))
+        for kind in ("image", "label")
+        if kind in case
     }
     reference = next(iter(images.values()))
     spacing = np.linalg.norm(reference.affine[:3, :3], axis=0)
@@ -106,9 +110,9 @@ def load_pool(
     for group in weights:
         name, _, modality = group.partition(":")
         dataset = json.loads((root / name / "dataset.json").read_text(encoding="utf-8"))
-        cases = [
-            c for c in dataset["cases"] if c["fold"] == fold and (not modality or c.get("modality") == modality)
-        ][:max_cases]
+        cases = [c for c in dataset["cases"] if c["fold"] == fold and (not modality or c.get("modality") == modality)][
+            :max_cases
+        ]
         if not cases:
             raise ValueError(f"data set group {group!r} has no case in fold {fold!r} under {root}")
         groups[group] = [load_volume(root, case, dataset, config) for case in cases]

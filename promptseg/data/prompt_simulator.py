@@ -120,7 +120,9 @@ def sample_points(region: Tensor, generator: torch.Generator, deepest_share: flo
     return points, found
 
 
-def correct(target: Tensor, predicted: Tensor, generator: torch.Generator, deepest_share: float) -> tuple[Tensor, Tensor]:
+def correct(
+    target: Tensor, predicted: Tensor, generator: torch.Generator, deepest_share: float
+) -> tuple[Tensor, Tensor]:
     """Clicks on errors: a point of (target xor predicted) and its label, per object.
 
     Args:
@@ -208,7 +210,9 @@ def draw_lasso(region: Tensor, point: Tensor, generator: torch.Generator) -> tup
     axis = int(torch.randint(3, (1,), generator=generator).item())
     place = int(point[axis])
     flat = region.select(axis, place).float()[None, None]
-    smooth = F.avg_pool2d(flat, 5, stride=1, padding=2)[0, 0] > float(torch.empty(1).uniform_(0.35, 0.55, generator=generator))
+    smooth = F.avg_pool2d(flat, 5, stride=1, padding=2)[0, 0] > float(
+        torch.empty(1).uniform_(0.35, 0.55, generator=generator)
+    )
     if not bool(smooth.any()):
         smooth = flat[0, 0] > 0
     stroke = torch.zeros(region.shape)

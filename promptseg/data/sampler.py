@@ -129,7 +129,9 @@ def draw_sample(
             return sample
 
 
-def _draw_synthetic(rng: np.random.Generator, config: SamplerConfig, preprocessing: PreprocessingConfig) -> Sample | None:
+def _draw_synthetic(
+    rng: np.random.Generator, config: SamplerConfig, preprocessing: PreprocessingConfig
+) -> Sample | None:
     labels = shape_labels(rng, config.crop_size)
     values = np.unique(labels)
     values = values[values > 0]
