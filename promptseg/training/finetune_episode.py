@@ -137,7 +137,8 @@ def _play(
 def on_device(prompts: PromptBatch, device: torch.device) -> PromptBatch:
     """Prompts where the model computes."""
     given = {f.name: getattr(prompts, f.name) for f in dataclasses.fields(prompts)}
-    return PromptBatch(**{name: None if value is None else value.to(device) for name, value in given.items()})
+    moved = {name: value.to(device) for name, value in given.items() if value is not None}
+    return dataclasses.replace(prompts, **moved)
 
 
 def presence_loss(output: DecoderOutput, target: Tensor) -> Tensor:
