@@ -152,10 +152,10 @@ def run_clicks(model: str, device: str, num_clicks: int) -> Measurement:
     predictor = promptseg.Predictor.from_pretrained(model, device=device)
     first, further, set_image = [], [], []
     for organ in organs:
+        predictor.clear()  # no embedding of the organ before
         start = time.perf_counter()
         predictor.set_image(volume, spacing=SPACING_MM)
         set_image.append(time.perf_counter() - start)
-        predictor.clear()
         points, labels = click_sequence(organ, 1 + num_clicks)
         for count in range(1, len(points) + 1):
             start = time.perf_counter()
