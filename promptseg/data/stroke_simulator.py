@@ -78,14 +78,20 @@ def draw_plane_strokes(
         rows = torch.from_numpy(members).to(region.device)
         places = points[rows, axis]
         planes = planes_at(region[rows], axis, places)
-        drawn = torch.stack([_DRAW[kinds[n]](planes[i : i + 1], randomness)[0] for i, n in enumerate(members)])
-        drawn = torch.where(drawn.flatten(1).any(dim=1)[:, None, None], drawn, planes)
+        drawn = torch.zeros_like(planes)
+        for kind in sorted({kinds[n] for n in members}):
+            of_kind = torch.tensor([i for i, n in enumerate(members) if kinds[n] == kind], device=region.device)
+            drawn[of_kind] = _DRAW[kind](planes[of_kind], randomness)
+        exists = drawn.flatten(1).any(dim=1)[:, None, None]
+        drawn = torch.where(exists, drawn, planes)
         moved = strokes.movedim(axis + 1, 1)
         moved[rows, places] = drawn.float()
-        place = unravel(draw_indices(drawn.flatten(1).float(), randomness, NUM_STROKE_KEY_POINTS), drawn.shape[1:])
+        marked = drawn & planes  # a lasso may reach a little beyond the region, its key points may not
+        place = unravel(draw_indices(marked.flatten(1).float(), randomness, NUM_STROKE_KEY_POINTS), marked.shape[1:])
         others = [a for a in range(3) if a != axis]
         on_plane = keys[rows]
-        on_plane[..., others] = torch.where(drawn.flatten(1).any(dim=1)[:, None, None], place, on_plane[..., others])
+        has_key = marked.flatten(1).any(dim=1)[:, None, None]
+        on_plane[..., others] = torch.where(has_key, place, on_plane[..., others])
         keys[rows] = on_plane
     return strokes, keys
 

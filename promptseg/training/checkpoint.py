@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -114,10 +115,12 @@ def load_checkpoint(checkpoint: Path, tensors: dict[str, Any]) -> dict[str, Any]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             load(tensors, checkpoint_id=checkpoint, no_dist=not dist.is_initialized())
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # the latter is no Exception
+        failures = error.failures.values() if isinstance(error, CheckpointException) else [(error, None)]
+        reasons = "; ".join(sorted({str(reason) for reason, _ in failures}))
         raise ValueError(
-            f"{checkpoint} does not fit this configuration ({error}); resume with the configuration that wrote it, or "
-            "choose another out_dir"
+            f"{checkpoint} does not fit this configuration ({reasons}); resume with the configuration that wrote it, "
+            "or choose another out_dir"
         ) from error
     return read_progress(checkpoint)
 

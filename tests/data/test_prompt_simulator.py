@@ -167,7 +167,9 @@ def test_a_corrupted_mask_is_recognisable_and_wrong():
     overlap = []
     for seed in range(8):
         found = corrupt_mask(target, Randomness((seed,))) > 0
-        overlap += (2 * (found & target).flatten(1).sum(1) / (found.flatten(1).sum(1) + target.flatten(1).sum(1))).tolist()
+        overlap += (
+            2 * (found & target).flatten(1).sum(1) / (found.flatten(1).sum(1) + target.flatten(1).sum(1))
+        ).tolist()
     assert 0.3 < np.mean(overlap) < 0.95 and max(overlap) < 1
 
 
