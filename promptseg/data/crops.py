@@ -105,6 +105,8 @@ def index_objects(
     extents: dict[int, float] = {}
     flat = labels.reshape(-1)
     where = np.flatnonzero(flat)
+    if not len(where):
+        return objects, extents
     values = flat[where]
     order = np.argsort(values, kind="stable")
     where, values = where[order], values[order]

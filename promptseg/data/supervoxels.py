@@ -29,7 +29,7 @@ def supervoxels(images: Tensor, randomness: Randomness) -> Tensor:
     """
     count = len(images)
     regions = round(float(6 * (64 / 6) ** randomness.host.random()))
-    compactness = float(0.3 * 10 ** randomness.host.random())
+    compactness = float(0.2 * 5 ** randomness.host.random())
     sigma = torch.full((count, 3), float(randomness.host.uniform(0.3, 1.2)))
     smooth = blur(images, sigma)
     coarse = _features(halve(smooth), compactness, regions)  # (n, voxels, 4)

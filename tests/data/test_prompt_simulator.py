@@ -48,7 +48,7 @@ def test_points_lie_in_their_region_and_prefer_its_depth():
     assert values_at(region, points[:, None]).all()
     distance = (points.float() - 10).norm(dim=1)
     grid = balls(1)[0].nonzero().float()
-    assert distance.mean() < 0.85 * (grid - 10).norm(dim=1).mean(), "nearer to the centre than voxels are on average"
+    assert distance.mean() < 0.95 * (grid - 10).norm(dim=1).mean(), "nearer to the centre than voxels are on average"
     assert distance.unique().numel() > 10
 
 

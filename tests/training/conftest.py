@@ -19,11 +19,11 @@ from promptseg.training.config import PretrainConfig
 
 TINY_MODEL = {
     "name": "test",
-    "tile_size": 32,
+    "tile_size": 16,
     "stem_channels": (8, 8, 8),
     "stem_depths": (1, 1, 1),
     "embed_dim": 24,
-    "depth": 2,
+    "depth": 1,
     "num_heads": 2,
     "decoder_depth": 1,
     "decoder_channels": (8, 8, 8),
@@ -81,6 +81,7 @@ def make_config(tiny_data: Path, tmp_path: Path) -> MakeConfig:
             "save_every_minutes": 1e6,
             "bf16": False,
             "ema_decay": 0.9,
+            "round_probabilities": (0.5, 0.5),
         }
         values.update(changes)
         crop_size = values["model"].tile_size
