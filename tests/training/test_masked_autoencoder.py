@@ -73,7 +73,7 @@ def test_it_learns_to_draw_what_it_hid(make_config):
 def test_contradictions_are_refused_by_name(make_config):
     with pytest.raises(ValueError, match="mae.mask_share=1"):
         MaskedAutoencoderConfig(mask_share=1)
-    with pytest.raises(ValueError, match=r"decoder_dim=10 .* decoder_heads=4"):
+    with pytest.raises(ValueError, match=r"decoder_dim=10 .*decoder_heads=4"):
         MaskedAutoencoderConfig(decoder_dim=10, decoder_heads=4)
     with pytest.raises(ValueError, match=r"stage='mae' and validation.every=5"):
         make_config(stage="mae", validation={"every": 5})
