@@ -62,7 +62,7 @@ def test_two_processes_give_the_gradients_of_one_with_the_joined_batch(make_conf
 
 
 def _moments_after_steps(config: PretrainConfig, steps: int) -> tuple[dict, list[float]]:
-    """Adam's first moments, averages of gradients; the weights themselves move by noise where a gradient is nearly 0."""
+    """First moments of Adam, averages of gradients; weights whose gradient is nearly 0 would move by noise alone."""
     trainer = Trainer(config)
     trainer.wrapped.train()
     batches = trainer._steps()
