@@ -1,10 +1,11 @@
 """Accuracy of models and classical baselines with simulated clicks, as one markdown table.
 
     python benchmarks/accuracy.py --catalog ../shared/data -o runs/accuracy
-    python benchmarks/accuracy.py --report runs/accuracy
+    python benchmarks/accuracy.py --report runs/accuracy --per-dataset
 
 The first line runs `promptseg evaluate` (or goes on with it) and prints the table; the second prints that of a report
-that is there. Dice and NSD are means over objects with 95 % intervals from resampling patients within data sets.
+that is there, one row for each data set and model. Dice and NSD are means over objects, or with `--mean datasets` means
+of the data sets' means, with 95 % intervals from resampling patients within data sets.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ def number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def markdown(summary: dict[str, Any], steps: Sequence[int]) -> str:
-    """The table.
+def markdown(summary: dict[str, Any], steps: Sequence[int], mean: str = "objects") -> str:
+    """The table of models.
 
     Args:
         summary: content of ``summary.json``.
         steps: Dice is shown after these; those that the protocol does not have are left out.
+        mean: over ``objects`` or ``datasets``.
     """
+    dice, nsd = ("dice", "nsd") if mean == "objects" else ("dice_of_datasets", "nsd_of_datasets")
     models = {name: m for name, m in summary["models"].items() if m["objects"]}
     if not models:
         return "no objects were evaluated"
@@ -51,7 +54,7 @@ def markdown(summary: dict[str, Any], steps: Sequence[int]) -> str:
     for name, m in models.items():
         curve = {point["step"]: point for point in m["curve"]}
         reach = m["clicks_to_reach"]["0.80"]
-        cells = [name, *(estimate(curve[step]["dice"]) for step in shown), estimate(curve[there[-1]]["nsd"])]
+        cells = [name, *(estimate(curve[step][dice]) for step in shown), estimate(curve[there[-1]][nsd])]
         cells += [number(reach["mean"]["mean"], 1), f"{100 * reach['share_reached']:.0f} %"]
         if is_challenge:
             cells += [estimate(m["challenge"]["dsc_auc"]), estimate(m["challenge"]["nsd_auc"])]
@@ -59,6 +62,29 @@ def markdown(summary: dict[str, Any], steps: Sequence[int]) -> str:
         cells.append("-" if lowered is None else f"{100 * lowered:.0f} %")
         cells += [number(m["seconds"][key]["median"], 2) for key in ("first", "later")]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def per_dataset(summary: dict[str, Any], steps: Sequence[int]) -> str:
+    """The table of data sets: mean Dice of each model after each step, and NSD after the last.
+
+    Args:
+        summary: content of ``summary.json``.
+        steps: as for :func:`markdown`.
+    """
+    models = {name: m for name, m in summary["models"].items() if m["objects"]}
+    if not models:
+        return "no objects were evaluated"
+    there = [point["step"] for point in next(iter(models.values()))["curve"]]
+    shown = [step for step in steps if step in there] or [there[-1]]
+    head = ["data set", "model", "objects", "patients", *(f"Dice, {step}" for step in shown), f"NSD, {there[-1]}"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for dataset in sorted(group["group"] for group in next(iter(models.values()))["by_dataset"]):
+        for name, m in models.items():
+            for group in (g for g in m["by_dataset"] if g["group"] == dataset):
+                cells = [dataset, name, str(group["objects"]), str(group["patients"])]
+                cells += [number(group["dice"][there.index(step)], 3) for step in shown]
+                lines.append("| " + " | ".join([*cells, number(group["final_nsd"]["mean"], 3)]) + " |")
     return "\n".join(lines)
 
 
@@ -76,6 +102,8 @@ def main() -> None:
     parser.add_argument("--min-voxels", type=int, default=50)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 1, 3, 5, 10], help="Dice is shown after these")
+    parser.add_argument("--mean", choices=["objects", "datasets"], default="objects", help="what means are over")
+    parser.add_argument("--per-dataset", action="store_true", help="one row for each data set and model")
     options = parser.parse_args()
     if options.report:
         folder = Path(options.report)
@@ -94,7 +122,10 @@ def main() -> None:
         folder = run_evaluation(config).output
     else:
         parser.error("give --catalog to evaluate, or --report to print what is there")
-    print(markdown(json.loads((folder / "summary.json").read_text(encoding="utf-8")), options.steps))
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    print(
+        per_dataset(summary, options.steps) if options.per_dataset else markdown(summary, options.steps, options.mean)
+    )
 
 
 if __name__ == "__main__":

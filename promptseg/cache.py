@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_MEMORY_BYTES = 512 * 2**20
 DEFAULT_DISK_BYTES = 4 * 2**30
 FORMAT = "promptseg-embedding-1"
+ABANDONED_AFTER_S = 3600.0
+"""Age from which a partly written entry is taken to be a killed process's, and removed."""
 
 
 def default_disk_dir() -> Path:
@@ -90,6 +93,10 @@ class DiskCache:
             os.utime(path)
         return embedding, False
 
+    def has(self, key: str) -> bool:
+        """Whether there is an entry of that name; it is verified only when it is read."""
+        return self._path(key).exists()
+
     def write(self, key: str, embedding: ImageEmbedding) -> None:
         """Stores an entry; a full disk or a read-only folder costs the entry and a warning, never the result."""
         from safetensors.torch import save_file
@@ -126,6 +133,10 @@ class DiskCache:
         return sum(size for _, size, _ in self.entries())
 
     def _shrink(self) -> None:
+        for path in self.folder.glob("*.tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
+                    path.unlink()
         entries = self.entries()
         total = sum(size for _, size, _ in entries)
         for _, size, path in entries:
@@ -150,7 +161,7 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -195,6 +206,13 @@ class EmbeddingCache:
                 return entry
         self.stats.misses += 1
         return None
+
+    def has(self, signature: str, tile: TileKey) -> bool:
+        """Whether an embedding is in memory or, as far as its name tells, on disk; counts as no use of it."""
+        with self._lock:
+            if (signature, tile) in self._entries:
+                return True
+        return self.disk is not None and self.disk.has(_disk_key(signature, tile))
 
     def put(self, signature: str, tile: TileKey, embedding: ImageEmbedding) -> None:
         """Keeps an embedding."""

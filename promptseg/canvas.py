@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .boxes import box_slices, filled_box
 from .resample import sample_grid
 from .tiles import TileKey, TileLattice
 
 ENFORCED_LOGIT = 1.0
 """Size of the logit written around a click that the decoder did not respect."""
+UNDRAWN_LOGIT = -10.0
+"""What counts as drawn where nothing was, when it lies between what was."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,13 @@ class Canvas:
         """(3,) one past the last level voxel."""
         return self.low + np.array(self.logits.shape)
 
-    def paste(self, tile: TileKey, logits: Tensor) -> Canvas:
+    def paste(self, tile: TileKey, logits: Tensor, keeps_drawn: bool = False) -> Canvas:
         """Replaces a tile's core and fades into what was there towards the tile's border.
 
         Args:
             tile: of this canvas's level.
             logits: (T, T, T) float32.
+            keeps_drawn: replace only what was not drawn, and fade into what was there from its end inwards.
 
         Returns:
             A canvas that spans both.
@@ -73,10 +77,12 @@ class Canvas:
         tile_high = tile_low + self.lattice.tile_size
         low, high = np.minimum(self.low, tile_low), np.maximum(self.high, tile_high)
         out = torch.full(tuple(int(n) for n in high - low), torch.nan)
-        out[_slices(self.low - low, self.high - low)] = self.logits
-        part = _slices(tile_low - low, tile_high - low)
+        out[box_slices(self.low - low, self.high - low)] = self.logits
+        part = box_slices(tile_low - low, tile_high - low)
         old = out[part]
         window = fade_window(self.lattice.tile_size)
+        if keeps_drawn:
+            window = window * (1 - depth_inside(~old.isnan(), self.lattice.tile_size // 8))
         out[part] = torch.where(old.isnan(), logits, old + window * (logits - old))
         return Canvas(self.lattice, self.level, low, out)
 
@@ -88,7 +94,9 @@ class Canvas:
             out = torch.zeros((size,) * 3)
             low, high = np.maximum(self.low, tile_low), np.minimum(self.high, tile_low + size)
             if (low < high).all():
-                out[_slices(low - tile_low, high - tile_low)] = self.logits[_slices(low - self.low, high - self.low)]
+                out[box_slices(low - tile_low, high - tile_low)] = self.logits[
+                    box_slices(low - self.low, high - self.low)
+                ]
             return out.nan_to_num_(0.0)
         ratio = 2.0 ** (tile.level - self.level)
         start = (
@@ -99,48 +107,72 @@ class Canvas:
         out = torch.zeros((size,) * 3)
         if (first < last).all():
             values = self.logits.nan_to_num(0.0)
-            out[_slices(first, last)] = sample_grid(values, start, np.full(3, 1 / ratio), first, last)
+            out[box_slices(first, last)] = sample_grid(values, start, np.full(3, 1 / ratio), first, last)
         return out
 
     def box_vox(self, minimum_logit: float = 0.0) -> tuple[np.ndarray, np.ndarray] | None:
         """Half-open box, in canonical voxels (float), of the mask's level voxels; None for an empty mask."""
-        inside = self.logits > minimum_logit
-        if not bool(inside.any()):
+        box = filled_box((self.logits > minimum_logit).numpy())
+        if box is None:
             return None
-        low, high = np.zeros(3), np.zeros(3)
-        for axis in range(3):
-            places = inside.amax(dim=[a for a in range(3) if a != axis]).nonzero()[:, 0]
-            low[axis], high[axis] = int(places[0]), int(places[-1]) + 1
         return (
-            self.lattice.from_level(self.low + low - 0.5, self.level) + 0.5,
-            self.lattice.from_level(self.low + high - 0.5, self.level) + 0.5,
+            self.lattice.from_level(self.low + box[0] - 0.5, self.level) + 0.5,
+            self.lattice.from_level(self.low + box[1] - 0.5, self.level) + 0.5,
         )
 
-    def open_sides(self) -> list[tuple[int, int]]:
-        """Sides, as (axis, 0 or 1), where the mask reaches the canvas's end but the image goes on."""
-        found = []
-        shape = self.lattice.grid_shape(self.level)
+    def open_tiles(self) -> list[TileKey]:
+        """Tiles that hold what lies next to the mask but was not drawn: few, those that hold most of it first."""
+        half = self.lattice.tile_size // 2
+        last = np.array(self.lattice.counts(self.level)) - 1
+        beyond = self._undrawn_neighbours()
+        tiles: list[TileKey] = []
+        while len(beyond):
+            nearest = np.clip(np.round((beyond + 0.5) / half - 1), 0, last).astype(int)
+            places, counts = np.unique(nearest, axis=0, return_counts=True)
+            place = places[np.argmax(counts)]
+            tiles.append(TileKey(self.level, (int(place[0]), int(place[1]), int(place[2]))))
+            local = beyond - place * half
+            beyond = beyond[~((local >= 0) & (local < self.lattice.tile_size)).all(axis=1)]
+        return tiles
+
+    def _undrawn_neighbours(self) -> np.ndarray:
+        """(N, 3) level voxels of the image next to the mask that were not drawn; sides with one or two are let be."""
+        inside = (self.logits > 0).numpy()
+        undrawn = self.logits.isnan().numpy()
+        has_gaps = bool(undrawn.any())
+        grid_shape = self.lattice.grid_shape(self.level)
+        found = [np.zeros((0, 3), dtype=int)]
         for axis in range(3):
-            for side, at_end in ((0, self.low[axis] <= 0), (1, self.high[axis] >= shape[axis])):
-                face = self.logits.select(axis, -side)
-                if not at_end and int((face > 0).sum()) > 2:
-                    found.append((axis, side))
-        return found
+            lower, upper = (
+                tuple(s if a == axis else slice(None) for a in range(3)) for s in (slice(None, -1), slice(1, None))
+            )
+            for step, at_end in ((-1, self.low[axis] <= 0), (1, self.high[axis] >= grid_shape[axis])):
+                beyond = []
+                if not at_end:
+                    end = inside.shape[axis] - 1 if step == 1 else 0
+                    beyond.append(np.insert(np.argwhere(inside.take(end, axis=axis)), axis, end + step, axis=1))
+                if has_gaps:
+                    here, there = (lower, upper) if step == 1 else (upper, lower)
+                    beyond.append(np.argwhere(inside[here] & undrawn[there]) + (np.arange(3) == axis) * (step == 1))
+                if sum(map(len, beyond)) > 2:
+                    found.append(np.concatenate(beyond) + self.low)
+        return np.concatenate(found)
 
     def sample(self, low_vox: np.ndarray, high_vox: np.ndarray) -> Tensor:
         """Logits at the canonical voxels of a half-open integer box; -inf where nothing was drawn."""
         step = self.lattice.step_vox(self.level)
         start = self.lattice.from_level(self.low, self.level)
-        out = torch.full(tuple(int(n) for n in high_vox - low_vox), -torch.inf)
         inner_low = np.maximum(low_vox, np.ceil(start - step / 2 - 1e-6)).astype(int)
         inner_high = np.minimum(
             high_vox, np.floor(start + step * (np.array(self.logits.shape) - 0.5) + 1e-6) + 1
         ).astype(int)
+        values = self.logits.nan_to_num(nan=UNDRAWN_LOGIT)
+        if np.array_equal(inner_low, low_vox) and np.array_equal(inner_high, high_vox):
+            return sample_grid(values, start, step, low_vox, high_vox)
+        out = torch.full(tuple(int(n) for n in high_vox - low_vox), -torch.inf)
         if (inner_low < inner_high).all():
-            values = self.logits.nan_to_num(nan=-10.0)
-            out[_slices(inner_low - low_vox, inner_high - low_vox)] = sample_grid(
-                values, start, step, inner_low, inner_high
-            )
+            inner = box_slices(inner_low - low_vox, inner_high - low_vox)
+            out[inner] = sample_grid(values, start, step, inner_low, inner_high)
         return out
 
     def enforce(self, points_vox: np.ndarray, labels: np.ndarray) -> Canvas:
@@ -149,8 +181,10 @@ class Canvas:
             return self
         logits = self.logits.clone()
         for point, label in zip(self.lattice.to_level(points_vox, self.level) - self.low, labels, strict=True):
+            if (point < -0.5).any() or (point > np.array(logits.shape) - 0.5).any():
+                continue  # not drawn there; an excluded point far from the object
             low = np.clip(np.floor(point), 0, np.array(logits.shape) - 1).astype(int)
-            part = logits[_slices(low, np.minimum(low + 2, logits.shape))]
+            part = logits[box_slices(low, np.minimum(low + 2, logits.shape))]
             weight = 1 - np.clip(np.abs(point - low), 0, 1)
             value = part
             for axis in range(3):
@@ -158,14 +192,10 @@ class Canvas:
                 a, b = value.select(0, 0), value.select(0, end)
                 value = weight[axis] * a + (1 - weight[axis]) * b
             if label and not float(value) > 0:
-                part.copy_(part.nan_to_num(-10.0).clamp(min=ENFORCED_LOGIT))
+                part.copy_(part.nan_to_num(UNDRAWN_LOGIT).clamp(min=ENFORCED_LOGIT))
             elif not label and float(value) > 0:
-                part.copy_(part.nan_to_num(-10.0).clamp(max=-ENFORCED_LOGIT))
+                part.copy_(part.nan_to_num(UNDRAWN_LOGIT).clamp(max=-ENFORCED_LOGIT))
         return Canvas(self.lattice, self.level, self.low, logits)
-
-
-def _slices(low: np.ndarray, high: np.ndarray) -> tuple[slice, ...]:
-    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
 
 def gaussian_window(size: int) -> Tensor:
@@ -179,3 +209,20 @@ def fade_window(size: int) -> Tensor:
     distance = torch.minimum(torch.arange(size), torch.arange(size - 1, -1, -1)).float()
     axis = ((distance + 0.5) / (size / 8)).clamp(max=1.0)
     return torch.minimum(torch.minimum(axis[:, None, None], axis[None, :, None]), axis[None, None, :])
+
+
+def depth_inside(drawn: Tensor, reach: int) -> Tensor:
+    """How far voxels lie inside a region: (n0, n1, n2) bool to float32, 0 at its end, 1 from ``reach`` voxels on.
+
+    What lies beyond the array is taken as part of the region.
+    """
+    outside = ~drawn
+    depth = torch.zeros(drawn.shape)
+    for _ in range(max(1, reach)):
+        for axis in range(3):
+            grown, along = outside.clone(), drawn.shape[axis] - 1
+            grown.narrow(axis, 1, along).logical_or_(outside.narrow(axis, 0, along))
+            grown.narrow(axis, 0, along).logical_or_(outside.narrow(axis, 1, along))
+            outside = grown
+        depth += (~outside).float() / max(1, reach)
+    return depth

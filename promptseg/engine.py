@@ -113,12 +113,12 @@ class TileEngine:
         for tile in tiles:
             tile_low = self.lattice.tile_low(tile)
             local = self.lattice.to_level(points_vox, tile.level) - tile_low
-            inside = ((local >= -0.5) & (local <= size - 0.5)).all(axis=1)
+            inside = np.asarray(((local >= -0.5) & (local <= size - 0.5)).all(axis=1))
             points.append(np.where(inside[:, None], local, 0.0))
             point_labels.append(np.where(inside, labels, -1))
             corners = [self._box_on_tile(low, high, tile) for low, high in prompts.boxes]
             boxes.append(np.array(corners).reshape(-1, 6))
-            boxes_present.append([bool((c[:3] < size).all() and (c[3:] > 0).all()) for c in corners])
+            boxes_present.append([bool(np.all(c[:3] < size) and np.all(c[3:] > 0)) for c in corners])
             if prompts.strokes:
                 strokes.append(self._strokes_on_tile(prompts.strokes, tile))
             mask = canvas.for_tile(tile) if canvas is not None else self._mask_on_tile(prompts, tile)
@@ -166,6 +166,8 @@ class TileEngine:
 
     def _gather_stroke(self, stroke: Stroke, tile: TileKey, out: Tensor) -> None:
         """Sets the tile's voxels whose nearest image voxel is in the stroke, so that fine tiles have no gaps."""
+        if (self.lattice.step_vox(tile.level) >= 1).all():
+            return  # each of them is the nearest to that image voxel too
         low = stroke.voxels.min(axis=0)
         dense = np.zeros(stroke.voxels.max(axis=0) - low + 1, dtype=bool)
         dense[tuple((stroke.voxels - low).T)] = True
@@ -190,13 +192,9 @@ class TileEngine:
 
         def as_logits(values: np.ndarray) -> Tensor:
             tensor = torch.from_numpy(values.astype(np.float32))
-            return (
-                tensor.clamp_(-20, 20)
-                if prompts.mask_is_logits
-                else (tensor > 0).float() * (2 * MASK_LOGIT) - MASK_LOGIT
-            )
+            return tensor.clamp_(-20, 20) if prompts.mask_is_logits else tensor * (2 * MASK_LOGIT) - MASK_LOGIT
 
-        start = self.lattice.from_level(self.lattice.tile_low(tile), tile.level)
+        start = self.lattice.from_level(self.lattice.tile_low(tile), tile.level) - prompts.mask_low
         step = self.lattice.step_vox(tile.level)
         return sample_tile(prompts.mask, start, step, self.lattice.tile_size, as_logits, outside=-MASK_LOGIT)
 

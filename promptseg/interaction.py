@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from .boxes import Box, intersect_box, union_box
 from .canvas import Canvas
 from .engine import TileEngine
+from .models import DecoderOutput
 from .prompts import PromptSet
+from .ranking import rank_candidates
 from .tiles import TileKey
+
+NUM_OFFERED = 4
+"""Alternatives that an answer to an ambiguous first prompt carries."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class InteractionConfig:
     """How much a guess loses for each share of its surface that the tile cuts off."""
     coarse_penalty: float = 0.02
     """How much a guess loses for each level of coarseness."""
+    agreement_weight: float = 0.5
+    """How much a guess gains by the mean overlap of all guesses with it."""
     coarsen_beyond: float = 1.6
     """Side of an object, relative to a tile's, from which drawing moves to a coarser level."""
     refine_below: float = 0.45
@@ -48,7 +54,7 @@ class Drawing:
     score: float
     presence: float
     candidates: tuple[tuple[float, Canvas], ...] = ()
-    changed: tuple[np.ndarray, np.ndarray] | None = None
+    changed: Box | None = None
 
 
 class Interaction:
@@ -65,183 +71,177 @@ class Interaction:
         self.config = config or InteractionConfig()
 
     def start(self, prompts: PromptSet) -> Drawing:
-        """First answer to prompts: finds the scale, then draws at the finest level that suits it."""
-        extent = prompts_extent(prompts)
+        """First answer to prompts: finds the scale, then draws at the finest level that suits it.
+
+        Raises:
+            ValueError: if none of them says where the object is.
+        """
+        extent = object_extent(prompts)
+        if extent is None:
+            raise ValueError(
+                "no prompt says where the object is: all of them exclude; add a point with label 1, a box, a scribble, "
+                "a lasso or a filled mask"
+            )
         if prompts.boxes or prompts.mask is not None:
-            low, high = extent
-            level = self.lattice.finest_level_for(high - low, fill=1.0 if prompts.boxes else self.config.fill)
-            return self.draw(level, (low, high), prompts, None)
+            level = self.lattice.finest_level_for(
+                extent[1] - extent[0], fill=1.0 if prompts.boxes else self.config.fill
+            )
+            return self.draw(level, extent, prompts, None)
         guess, others = self.guess(prompts, extent)
         box = guess.canvas.box_vox()
         if box is None:
-            return guess
-        low, high = np.minimum(box[0], extent[0]), np.maximum(box[1], extent[1])
+            return replace(guess, candidates=others)
+        low, high = union_box(box, extent)
         level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
-        if level < guess.canvas.level or guess.canvas.open_sides():
-            level = min(level, guess.canvas.level)
-            drawn = self.draw(level, (low, high), prompts, guess.canvas)
-        else:
-            drawn = guess
-        return Drawing(drawn.canvas, drawn.score, drawn.presence, others)
+        drawn = guess
+        if level < guess.canvas.level or guess.canvas.open_tiles():
+            drawn = self.draw(min(level, guess.canvas.level), (low, high), prompts, guess.canvas)
+        return replace(drawn, candidates=others)
 
-    def guess(
-        self, prompts: PromptSet, extent: tuple[np.ndarray, np.ndarray]
-    ) -> tuple[Drawing, tuple[tuple[float, Canvas], ...]]:
+    def guess(self, prompts: PromptSet, extent: Box) -> tuple[Drawing, tuple[tuple[float, Canvas], ...]]:
         """Asks every level that can hold the prompts and ranks all candidates by estimated IoU and completeness."""
         low, high = extent
         centre = (low + high - 1) / 2
         first = self.lattice.finest_level_for(high - low, fill=1.0)
         tiles = [self.lattice.nearest(centre, level) for level in range(first, self.lattice.num_levels)]
         output = self.engine.decode(tiles, prompts, None, multimask=True)
-        ranked: list[tuple[float, float, float, Canvas]] = []
-        for number, tile in enumerate(tiles):
-            for candidate in range(output.mask_logits.shape[2]):
-                logits = output.mask_logits[number, 0, candidate]
-                iou = float(output.iou_scores[number, 0, candidate])
-                presence = float(output.presence_scores[number, 0])
-                rank = (
-                    iou
-                    - self.config.border_penalty * self._cut_share(tile, logits)
-                    - self.config.coarse_penalty * number
-                )
-                if not bool((logits > 0).any()):
-                    rank -= 1.0
-                ranked.append((rank, iou, presence, Canvas.from_tiles(self.lattice, [tile], logits[None])))
-        ranked.sort(key=lambda r: -r[0])
-        _, iou, presence, canvas = ranked[0]
-        return Drawing(canvas, iou, presence), tuple((r[1], r[3]) for r in ranked[:4])
+        ranked = rank_candidates(
+            self.lattice,
+            tiles,
+            output,
+            border_penalty=self.config.border_penalty,
+            coarse_penalty=self.config.coarse_penalty,
+            agreement_weight=self.config.agreement_weight,
+        )
+        canvases = [(c.iou, Canvas.from_tiles(self.lattice, [c.tile], c.logits[None])) for c in ranked[:NUM_OFFERED]]
+        return Drawing(canvases[0][1], ranked[0].iou, ranked[0].presence), tuple(canvases)
 
-    def _cut_share(self, tile: TileKey, logits: Tensor) -> float:
-        """Share of a mask's surface that lies on sides of the tile where the image goes on."""
-        inside = logits > 0
-        size = float(inside.sum())
-        if size == 0:
-            return 0.0
-        cut = 0.0
-        last = np.array(self.lattice.counts(tile.level)) - 1
-        for axis in range(3):
-            if tile.place[axis] > 0:
-                cut += float(inside.select(axis, 0).sum())
-            if tile.place[axis] < last[axis]:
-                cut += float(inside.select(axis, -1).sum())
-        return min(1.0, cut / (6 * size ** (2 / 3)))
-
-    def draw(
-        self, level: int, box_vox: tuple[np.ndarray, np.ndarray], prompts: PromptSet, canvas: Canvas | None
-    ) -> Drawing:
+    def draw(self, level: int, box_vox: Box, prompts: PromptSet, canvas: Canvas | None) -> Drawing:
         """Draws an object at a level on the tiles that cover a box, and on neighbours where it goes on."""
-        while True:
-            low = self.lattice.to_level(box_vox[0] - 0.5, level) + 0.5
-            high = self.lattice.to_level(box_vox[1] - 0.5, level) + 0.5
-            tiles = self.lattice.covering(low, high, level)
-            if len(tiles) <= self.config.max_tiles or level == self.lattice.num_levels - 1:
-                break
+        tiles = self._covering(box_vox, level)
+        while len(tiles) > self.config.max_tiles and level < self.lattice.num_levels - 1:
             level += 1
+            tiles = self._covering(box_vox, level)
         output = self.engine.decode(tiles, prompts, canvas)
         drawn = Canvas.from_tiles(self.lattice, tiles, output.mask_logits[:, 0, 0])
-        sizes = (output.mask_logits[:, 0, 0] > 0).flatten(1).sum(dim=1).float() + 1
-        score = float((output.iou_scores[:, 0, 0] * sizes).sum() / sizes.sum())
-        drawing = Drawing(drawn, score, float(output.presence_scores.max()))
+        drawing = Drawing(drawn, _mean_score(output), float(output.presence_scores.max()))
         return self.extend(drawing, prompts, set(tiles), canvas)
 
-    def extend(self, drawing: Drawing, prompts: PromptSet, done: set[TileKey], hint: Canvas | None) -> Drawing:
-        """Joins neighbouring tiles where the mask reaches the canvas's end, twice at most."""
-        canvas = drawing.canvas
-        half = self.lattice.tile_size // 2
+    def _covering(self, box_vox: Box, level: int) -> list[TileKey]:
+        low, high = (self.lattice.to_level(end - 0.5, level) + 0.5 for end in box_vox)
+        return self.lattice.covering(low, high, level)
+
+    def extend(
+        self,
+        drawing: Drawing,
+        prompts: PromptSet,
+        done: set[TileKey],
+        hint: Canvas | None,
+        keeps_drawn: bool = False,
+    ) -> Drawing:
+        """Joins neighbouring tiles where the mask reaches the end of what was drawn, twice at most.
+
+        Args:
+            drawing: the object so far.
+            prompts: all of them.
+            done: tiles just drawn; the others are added to them.
+            hint: mask prompt if it is of another level; else the drawing itself is.
+            keeps_drawn: leave what was drawn as it is.
+
+        Returns:
+            The drawing on more tiles; ``changed`` grows with them where it is known.
+        """
+        canvas, changed = drawing.canvas, drawing.changed
         for _ in range(2):
-            tiles: list[TileKey] = []
-            for axis, side in canvas.open_sides():
-                face = (canvas.logits.select(axis, -side) > 0).nonzero().float().mean(dim=0).numpy()
-                centre = np.insert(face, axis, 0.0 if side == 0 else canvas.logits.shape[axis] - 1.0) + canvas.low
-                tile = self.lattice.nearest(self.lattice.from_level(centre, canvas.level), canvas.level)
-                place = list(tile.place)
-                edge = (canvas.low if side == 0 else canvas.high)[axis]
-                place[axis] = int(edge // half) - 1
-                place[axis] = int(np.clip(place[axis], 0, self.lattice.counts(canvas.level)[axis] - 1))
-                key = TileKey(canvas.level, (place[0], place[1], place[2]))
-                if key not in done:
-                    tiles.append(key)
-            if not tiles or len(done) + len(tiles) > self.config.max_tiles:
+            room = self.config.max_tiles - len(done)
+            tiles = [tile for tile in canvas.open_tiles() if tile not in done][: max(0, room)]
+            if not tiles:
                 break
             done |= set(tiles)
             mask = hint if hint is not None and hint.level != canvas.level else canvas
             output = self.engine.decode(tiles, prompts, mask)
             for tile, logits in zip(tiles, output.mask_logits[:, 0, 0], strict=True):
-                canvas = canvas.paste(tile, logits)
-        return Drawing(canvas, drawing.score, drawing.presence, drawing.candidates)
+                canvas = canvas.paste(tile, logits, keeps_drawn)
+                changed = None if changed is None else union_box(changed, self._reach(tile))
+        return replace(drawing, canvas=canvas, changed=changed)
 
-    def correct(self, drawing: Drawing, prompts: PromptSet, place_vox: np.ndarray) -> Drawing:
-        """Answers one more prompt: re-draws the tile around it, or everything where the scale no longer fits.
+    def correct(self, drawing: Drawing, prompts: PromptSet, box_vox: Box, includes: bool) -> Drawing:
+        """Answers one more prompt: re-draws the tiles around it, or everything where the scale no longer fits.
 
         Args:
             drawing: the object so far.
             prompts: all prompts, the new one among them.
-            place_vox: (3,) centre of the new prompt.
+            box_vox: half-open box around the new prompt.
+            includes: whether it marks the object; else what lies beside it.
 
         Returns:
             The new drawing; ``changed`` bounds where it differs.
         """
         canvas = drawing.canvas
-        low, high = prompts_extent(prompts, labels=(1,))
-        box = canvas.box_vox()
-        if box is not None:
-            low, high = np.minimum(low, box[0]), np.maximum(high, box[1])
-        span = (high - low) / self.lattice.step_vox(canvas.level) / self.lattice.tile_size
-        if span.max() > self.config.coarsen_beyond or span.max() < self.config.refine_below:
-            level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
-            if level != canvas.level:
-                return self.draw(level, (low, high), prompts, canvas)
-        tile = self.lattice.nearest(place_vox, canvas.level)
-        output = self.engine.decode([tile], prompts, canvas)
-        pasted = canvas.paste(tile, output.mask_logits[0, 0, 0])
-        tile_low = self.lattice.tile_low(tile)
-        changed = (
-            self.lattice.from_level(tile_low - 1.0, canvas.level),
-            self.lattice.from_level(tile_low + self.lattice.tile_size + 1.0, canvas.level),
+        unchanged = replace(drawing, candidates=(), changed=(box_vox[0], box_vox[0]))
+        extents = [box for box in (object_extent(prompts), canvas.box_vox()) if box is not None]
+        if extents:
+            low, high = union_box(extents[0], extents[-1])
+            span = ((high - low) / self.lattice.step_vox(canvas.level) / self.lattice.tile_size).max()
+            if span > self.config.coarsen_beyond or span < self.config.refine_below:
+                level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
+                if level != canvas.level:
+                    return self.draw(level, (low, high), prompts, canvas)
+        if not includes:  # where nothing was drawn there is nothing to exclude
+            drawn_box = tuple(
+                self.lattice.from_level(end - 0.5, canvas.level) + 0.5 for end in (canvas.low, canvas.high)
+            )
+            shared = intersect_box(box_vox, (drawn_box[0], drawn_box[1]))
+            if shared is None:
+                return unchanged
+            box_vox = shared
+        tiles = self._tiles_around(box_vox, canvas.level)
+        output = self.engine.decode(tiles, prompts, canvas)
+        changed = self._reach(tiles[0])
+        pasted = canvas
+        for tile, logits in zip(tiles, output.mask_logits[:, 0, 0], strict=True):
+            pasted = pasted.paste(tile, logits)
+            changed = union_box(changed, self._reach(tile))
+        drawn = Drawing(pasted, _mean_score(output), float(output.presence_scores.max()), changed=changed)
+        return self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True)
+
+    def _tiles_around(self, box_vox: Box, level: int) -> list[TileKey]:
+        """The tile nearest to a prompt's middle, or those that cover it where it is longer than a tile."""
+        nearest = self.lattice.nearest((box_vox[0] + box_vox[1] - 1) / 2, level)
+        low, high = self._reach(nearest, margin=0.0)
+        middle_low, middle_high = (box_vox[0] + 0.5, box_vox[1] - 0.5)  # the outermost voxels may be cut in half
+        if (middle_low >= low).all() and (middle_high <= high).all():
+            return [nearest]
+        tiles = self._covering(box_vox, level)
+        return tiles if len(tiles) <= self.config.max_tiles else [nearest]
+
+    def _reach(self, tile: TileKey, margin: float = 1.0) -> Box:
+        """Half-open box of canonical voxels (float) that a tile's logits can change; ``margin`` in level voxels."""
+        low = self.lattice.tile_low(tile) - 0.5
+        return (
+            self.lattice.from_level(low - margin, tile.level) + 0.5,
+            self.lattice.from_level(low + self.lattice.tile_size + margin, tile.level) + 0.5,
         )
-        score = float(output.iou_scores[0, 0, 0])
-        drawn = Drawing(pasted, score, float(output.presence_scores[0, 0]), changed=changed)
-        if not pasted.open_sides():
-            return drawn
-        return self.extend(drawn, prompts, {tile}, None)
 
 
-def prompts_extent(prompts: PromptSet, labels: tuple[int, ...] = (0, 1)) -> tuple[np.ndarray, np.ndarray]:
-    """Half-open box of canonical voxels around points, strokes, boxes and the mask with one of ``labels``.
+def _mean_score(output: DecoderOutput) -> float:
+    """Estimated IoU of an object on several tiles, weighted by its share in each."""
+    sizes = (output.mask_logits[:, 0, 0] > 0).flatten(1).sum(dim=1).float() + 1
+    return float((output.iou_scores[:, 0, 0] * sizes).sum() / sizes.sum())
 
-    Raises:
-        ValueError: where there is nothing to bound and no prompt at all.
-    """
-    lows, highs = [], []
-    for low, high in prompts.boxes:
-        lows.append(low)
-        highs.append(high)
-    chosen = prompts.points[np.isin(prompts.labels, labels)]
-    if len(chosen):
-        lows.append(chosen.min(axis=0))
-        highs.append(chosen.max(axis=0) + 1)
+
+def object_extent(prompts: PromptSet) -> Box | None:
+    """Half-open box of canonical voxels around all that marks the object; None where all prompts exclude."""
+    marked = list(prompts.boxes)
+    points = prompts.points[prompts.labels == 1]
+    if len(points):
+        marked.append((points.min(axis=0), points.max(axis=0) + 1))
     for stroke in prompts.strokes:
-        if stroke.label in labels:
-            lows.append(stroke.voxels.min(axis=0))
-            highs.append(stroke.voxels.max(axis=0) + 1)
-    if prompts.mask is not None:
-        filled = prompts.mask > 0
-        for axis in range(3):
-            if not filled.any():
-                break
-        else:
-            places = [np.flatnonzero(filled.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-            lows.append(np.array([p[0] for p in places]))
-            highs.append(np.array([p[-1] + 1 for p in places]))
-    if not lows:
-        if len(prompts.points) and labels != (0, 1):
-            return prompts_extent(prompts)
-        raise ValueError(
-            "no prompt says where the object is: give a point, a box, a scribble, a lasso or a filled mask"
-        )
-    return np.min(lows, axis=0).astype(float), np.max(highs, axis=0).astype(float)
-
-
-def sigmoid(logits: Tensor) -> np.ndarray:
-    """Probabilities as float32."""
-    return torch.sigmoid(logits).numpy()
+        if stroke.label == 1:
+            marked.append((stroke.voxels.min(axis=0), stroke.voxels.max(axis=0) + 1))
+    if prompts.mask_box is not None:
+        marked.append(prompts.mask_box)
+    if not marked:
+        return None
+    low, high = (np.array(ends, dtype=float) for ends in zip(*marked, strict=True))
+    return low.min(axis=0), high.max(axis=0)

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .canvas import Canvas
+from .boxes import Box, union_box
 from .interaction import Drawing, Interaction
-from .prediction import render
+from .native_mask import NativeMask
 from .prompts import PromptSet
-
-Box = tuple[np.ndarray, np.ndarray]
+from .strokes import Stroke
 
 
 @dataclass(frozen=True)
@@ -21,130 +20,145 @@ class ObjectState:
     Attributes:
         prompts: seen so far.
         drawing: logits and scores.
-        low: (3,) canonical voxel of ``part``'s first.
-        part: (n0, n1, n2) uint8 mask in a box that holds all of it.
-        changed: half-open box of canonical voxels in which the last step changed the mask.
+        mask: on the image's canonical voxels.
+        changed: half-open box of canonical voxels outside which the last step left the mask as it was.
     """
 
     prompts: PromptSet
     drawing: Drawing
-    low: np.ndarray
-    part: np.ndarray
+    mask: NativeMask
     changed: Box
 
-    @property
-    def high(self) -> np.ndarray:
-        """(3,) one past the last voxel of ``part``."""
-        return self.low + np.array(self.part.shape)
+
+@dataclass(frozen=True)
+class Round:
+    """One more prompt.
+
+    Attributes:
+        prompts: all so far, the new one among them.
+        box: half-open box of canonical voxels around the new one.
+        includes: whether it marks the object, and not what lies beside it.
+    """
+
+    prompts: PromptSet
+    box: Box
+    includes: bool
 
 
 def open_object(interaction: Interaction, prompts: PromptSet) -> ObjectState:
-    """First drawing for the opening prompts."""
-    drawing = interaction.start(prompts)
-    return _whole(interaction, drawing, prompts)
+    """First drawing for the opening prompts.
 
-
-def adopt_object(interaction: Interaction, canvas: Canvas, prompts: PromptSet) -> ObjectState:
-    """An object drawn before, handed back by its logits."""
-    return _whole(interaction, Drawing(canvas, 0.0, 1.0), prompts)
+    Raises:
+        ValueError: if no prompt says where the object is.
+    """
+    return _whole(interaction, interaction.start(prompts), prompts)
 
 
 def _whole(interaction: Interaction, drawing: Drawing, prompts: PromptSet) -> ObjectState:
-    drawing = replace(drawing, canvas=drawing.canvas.enforce(prompts.points, prompts.labels))
+    drawing = replace(
+        drawing,
+        canvas=drawing.canvas.enforce(prompts.points, prompts.labels),
+        candidates=tuple((s, c.enforce(prompts.points, prompts.labels)) for s, c in drawing.candidates),
+    )
     shape = np.array(interaction.lattice.shape)
-    low, part = enforce_clicks(*render(drawing.canvas, shape), prompts, shape)
-    return ObjectState(prompts, drawing, low, part, (low, low + np.array(part.shape)))
+    mask = NativeMask.of_canvas(drawing.canvas, shape).trimmed().with_clicks(prompts.points, prompts.labels, shape)
+    return ObjectState(prompts, drawing, mask, mask.box)
 
 
-def correct_object(interaction: Interaction, state: ObjectState, prompts: PromptSet, place: np.ndarray) -> ObjectState:
-    """The object after one more prompt at ``place``; only what may have changed is rendered again."""
-    drawing = interaction.correct(state.drawing, prompts, place)
-    enforced = drawing.canvas.enforce(prompts.points, prompts.labels)
-    region = drawing.changed
-    drawing = replace(drawing, canvas=enforced, candidates=())
-    if region is None or enforced.level != state.drawing.canvas.level:
-        new = _whole(interaction, drawing, prompts)
-    else:
-        shape = np.array(interaction.lattice.shape)
-        low, high = (np.clip(r, 0, shape) for r in region)
-        changed_low, changed_part = render(enforced, shape, (low, high))
-        union_low = np.minimum(state.low, changed_low)
-        union_high = np.maximum(state.high, changed_low + changed_part.shape)
-        part = np.zeros(union_high - union_low, dtype=np.uint8)
-        part[box_slices(state.low - union_low, state.part.shape)] = state.part
-        part[box_slices(changed_low - union_low, changed_part.shape)] = changed_part
-        low, part = enforce_clicks(union_low, part, prompts, shape)
-        new = ObjectState(prompts, drawing, low, part, (low, low))
-    return replace(new, changed=changed_box(state, new))
+def correct_object(interaction: Interaction, state: ObjectState, new: Round) -> ObjectState:
+    """The object after one more prompt; only what may have changed is rendered again."""
+    prompts = new.prompts
+    drawing = interaction.correct(state.drawing, prompts, new.box, new.includes)
+    if drawing.changed is None or drawing.canvas.level != state.drawing.canvas.level:
+        after = _whole(interaction, drawing, prompts)
+        return replace(after, changed=changed_box(state, after))
+    shape = np.array(interaction.lattice.shape)
+    canvas = drawing.canvas.enforce(prompts.points, prompts.labels)
+    low, high = drawing.changed
+    region = (np.clip(np.floor(low), 0, shape).astype(int), np.clip(np.ceil(high), 0, shape).astype(int))
+    drawn = NativeMask.of_canvas(canvas, shape, region)
+    mask = state.mask.replaced(region, drawn).with_clicks(prompts.points, prompts.labels, shape)
+    after = ObjectState(prompts, replace(drawing, canvas=canvas, candidates=()), mask, region)
+    clicked = np.clip(np.rint(prompts.points), 0, shape - 1).astype(int)
+    for voxel in clicked:  # those of a mask that was handed over may lie elsewhere
+        if state.mask.value(voxel) != mask.value(voxel):
+            region = union_box(region, (voxel, voxel + 1))
+    return replace(after, changed=changed_box(state, after, region))
 
 
-def changed_box(before: ObjectState, after: ObjectState) -> Box:
-    """Half-open box of canonical voxels in which two states' masks differ; empty where they do not."""
-    low, high = np.minimum(before.low, after.low), np.maximum(before.high, after.high)
-    difference = np.zeros(high - low, dtype=np.uint8)
-    difference[box_slices(before.low - low, before.part.shape)] = before.part
-    difference[box_slices(after.low - low, after.part.shape)] ^= after.part
-    bounds_low, bounds_high = [], []
-    for axis in range(3):
-        places = np.flatnonzero(difference.any(axis=tuple(a for a in range(3) if a != axis)))
-        if not len(places):
-            return after.low, after.low
-        bounds_low.append(places[0])
-        bounds_high.append(places[-1] + 1)
-    return low + np.array(bounds_low), low + np.array(bounds_high)
-
-
-def enforce_clicks(
-    low: np.ndarray, part: np.ndarray, prompts: PromptSet, shape: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sets the voxel of every click to what its label says; grows the box where one lies outside.
+def changed_box(before: ObjectState, after: ObjectState, region: Box | None = None) -> Box:
+    """Half-open box of canonical voxels in which two states' masks differ, empty where they do not.
 
     Args:
-        low: (3,) first voxel of ``part``.
-        part: mask.
-        prompts: whose points count.
-        shape: (3,) of the volume.
-
-    Returns:
-        low and mask.
+        before: a state.
+        after: another.
+        region: box outside which they are known to be equal; None for none.
     """
-    if not len(prompts.points):
-        return low, part
-    voxels = np.clip(np.rint(prompts.points), 0, shape - 1).astype(int)
-    included = voxels[prompts.labels == 1]
-    high = low + np.array(part.shape)
-    if len(included) and ((included < low).any() or (included >= high).any()):
-        new_low = np.minimum(low, included.min(axis=0))
-        new_high = np.maximum(high, included.max(axis=0) + 1)
-        grown = np.zeros(new_high - new_low, dtype=np.uint8)
-        grown[box_slices(low - new_low, part.shape)] = part
-        low, high, part = new_low, new_high, grown
-    for voxel, label in zip(voxels, prompts.labels, strict=True):
-        if ((voxel >= low) & (voxel < high)).all():
-            part[tuple(voxel - low)] = label
-    return low, part
+    low = after.mask.low
+    return before.mask.difference_box(after.mask, region) or (low, low)
 
 
-def box_slices(low: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """Slices of a box that starts at ``low``."""
-    return tuple(slice(int(a), int(a) + n) for a, n in zip(low, shape, strict=True))
+def covering_box(before: ObjectState | None, after: ObjectState) -> Box:
+    """Half-open box of canonical voxels that holds the masks of two objects."""
+    boxes = [s.mask.box for s in (before, after) if s is not None and s.mask.part.size]
+    return union_box(boxes[0], boxes[-1]) if boxes else after.mask.box
 
 
 def opening_prompts(prompts: PromptSet) -> PromptSet:
-    """What an object is opened with: boxes, mask, text and strokes, and the first point."""
-    return replace(prompts, points=prompts.points[:1], labels=prompts.labels[:1])
+    """What an object is opened with: boxes, mask and text; without these, prompts up to the first that includes.
+
+    It depends on nothing but the prompts, so that playing them at once or one after the other is the same.
+    """
+    nothing = replace(prompts, points=prompts.points[:0], labels=prompts.labels[:0], strokes=())
+    if prompts.boxes or prompts.mask is not None or prompts.text:
+        return nothing
+    for number, stroke in enumerate(prompts.strokes):
+        if stroke.label == 1:
+            return replace(nothing, strokes=prompts.strokes[: number + 1])
+    included = np.flatnonzero(prompts.labels == 1)
+    count = int(included[0]) + 1 if len(included) else len(prompts.labels)
+    return replace(nothing, points=prompts.points[:count], labels=prompts.labels[:count])
 
 
-def rounds_after(seen: PromptSet, prompts: PromptSet) -> list[tuple[PromptSet, np.ndarray]]:
-    """Each prompt not in ``seen``, in order: (all prompts up to it, its place in canonical voxels)."""
-    rounds = []
-    for count in range(len(seen.strokes) + 1, len(prompts.strokes) + 1):
-        upto = replace(seen, strokes=prompts.strokes[:count])
-        rounds.append((upto, prompts.strokes[count - 1].voxels.mean(axis=0)))
+def rounds_after(seen: PromptSet, prompts: PromptSet) -> list[Round]:
+    """One round for each stroke and point not in ``seen``: strokes first, each kind in its order."""
+    rounds: list[Round] = []
+    upto = seen
+    for stroke in new_strokes(seen.strokes, prompts.strokes) or ():
+        upto = replace(upto, strokes=(*upto.strokes, stroke))
+        rounds.append(_round(upto, stroke.voxels, stroke.label))
     for count in range(len(seen.points) + 1, len(prompts.points) + 1):
-        upto = replace(prompts, points=prompts.points[:count], labels=prompts.labels[:count])
-        rounds.append((upto, prompts.points[count - 1]))
+        upto = replace(upto, points=prompts.points[:count], labels=prompts.labels[:count])
+        rounds.append(_round(upto, prompts.points[count - 1 : count], int(prompts.labels[count - 1])))
     return rounds
+
+
+def newest_round(prompts: PromptSet) -> Round:
+    """The last point, else the last stroke, else the last box, as a round."""
+    if len(prompts.points):
+        return _round(prompts, prompts.points[-1:], int(prompts.labels[-1]))
+    if prompts.strokes:
+        return _round(prompts, prompts.strokes[-1].voxels, prompts.strokes[-1].label)
+    return Round(prompts, prompts.boxes[-1], includes=True)
+
+
+def _round(prompts: PromptSet, voxels: np.ndarray, label: int) -> Round:
+    return Round(prompts, (voxels.min(axis=0), voxels.max(axis=0) + 1), label == 1)
+
+
+def new_strokes(seen: tuple[Stroke, ...], strokes: tuple[Stroke, ...]) -> list[Stroke] | None:
+    """Scribbles and lassos beyond those seen; None if one that was seen is missing or has changed."""
+    found: list[Stroke] = []
+    for kind in ("scribble", "lasso"):
+        before, now = ([s for s in group if s.kind == kind] for group in (seen, strokes))
+        if len(before) > len(now) or not all(_is_same(a, b) for a, b in zip(before, now, strict=False)):
+            return None
+        found += now[len(before) :]
+    return found
+
+
+def _is_same(first: Stroke, second: Stroke) -> bool:
+    return first.label == second.label and np.array_equal(first.voxels, second.voxels)
 
 
 def is_continuation(seen: PromptSet, prompts: PromptSet) -> bool:
@@ -154,16 +168,17 @@ def is_continuation(seen: PromptSet, prompts: PromptSet) -> bool:
         count <= len(prompts.points)
         and np.array_equal(seen.points, prompts.points[:count])
         and np.array_equal(seen.labels, prompts.labels[:count])
-        and (len(seen.points) > 0)
-        >= (len(prompts.points) > 0 and not seen.strokes and not seen.boxes and seen.mask is None)
-        and len(seen.strokes) <= len(prompts.strokes)
-        and all(
-            a.label == b.label and a.kind == b.kind and np.array_equal(a.voxels, b.voxels)
-            for a, b in zip(seen.strokes, prompts.strokes, strict=False)
-        )
+        and new_strokes(seen.strokes, prompts.strokes) is not None
         and len(seen.boxes) == len(prompts.boxes)
         and all(np.array_equal(a, b) for a, b in zip(seen.boxes, prompts.boxes, strict=True))
-        and seen.mask_is_logits == prompts.mask_is_logits
-        and (seen.mask is prompts.mask or np.array_equal(seen.mask, prompts.mask))  # type: ignore[arg-type]
         and seen.text == prompts.text
+        and _has_same_mask(seen, prompts)
     )
+
+
+def _has_same_mask(seen: PromptSet, prompts: PromptSet) -> bool:
+    if seen.mask is None or prompts.mask is None:
+        return seen.mask is prompts.mask
+    if seen.mask_is_logits or prompts.mask_is_logits:
+        return False  # the user's own memory, which may have been changed in place
+    return np.array_equal(seen.mask_low, prompts.mask_low) and np.array_equal(seen.mask, prompts.mask)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from .boxes import box_slices
 from .canvas import Canvas
+from .native_mask import NativeMask
 from .volume import Volume
+
+if TYPE_CHECKING:
+    from .object_state import ObjectState
+
+VoxelBox = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -17,12 +25,17 @@ class LowresLogits:
     """Logits at the zoom level an object was drawn at; pass them back as ``mask=`` to go on from them.
 
     Attributes:
-        canvas: the logits and where they lie.
+        state: the object they are of.
         signature: of the image they belong to.
     """
 
-    canvas: Canvas
+    state: ObjectState = field(repr=False)
     signature: str
+
+    @property
+    def canvas(self) -> Canvas:
+        """The logits and where they lie."""
+        return self.state.drawing.canvas
 
     @property
     def array(self) -> np.ndarray:
@@ -39,7 +52,9 @@ class Prediction:
         score: estimated IoU, 0 to 1.
         presence: estimated probability that the object is there at all, 0 to 1.
         scores: estimated IoU of each alternative of an ambiguous prompt, best first.
-        changed_box: half-open native voxel box ``(low, high)`` outside which the mask equals the previous one.
+        changed_box: half-open native voxel box ``(low, high)`` outside which the mask equals the one before: that of
+            the logits that were passed back, else that of the last prediction on this image. For a new object the box
+            holds both its mask and the last one's. Empty, low = high, where nothing changed.
         seconds: time the prediction took.
         encoder_calls: tiles it had to encode; 0 when all were cached.
         level_spacing_mm: voxel size the object was drawn at.
@@ -50,62 +65,80 @@ class Prediction:
     score: float
     presence: float
     scores: tuple[float, ...]
-    changed_box: tuple[tuple[int, int, int], tuple[int, int, int]]
+    changed_box: VoxelBox
     seconds: float
     encoder_calls: int
     level_spacing_mm: float
     logits_lowres: LowresLogits
-    _low: np.ndarray = field(repr=False)
-    _part: np.ndarray = field(repr=False)
     _alternatives: tuple[Canvas, ...] = field(default=(), repr=False)
+
+    @property
+    def _native(self) -> NativeMask:
+        return self.logits_lowres.state.mask
 
     @property
     def mask(self) -> np.ndarray:
         """(I, J, K) uint8, 1 in the object, on the grid the image came in. Made anew at each access."""
+        return self._on_grid(self._native)
+
+    def _on_grid(self, mask: NativeMask) -> np.ndarray:
         canonical = np.zeros(self.volume.canonical_shape, dtype=np.uint8)
-        canonical[_slices(self._low, self._low + self._part.shape)] = self._part
+        canonical[box_slices(*mask.box)] = mask.part
         return self.volume.from_canonical_array(canonical)
 
     @property
-    def mask_box(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """Half-open native box that holds the whole mask."""
-        return _native_box(self.volume, self._low, self._low + np.array(self._part.shape))
+    def mask_box(self) -> VoxelBox:
+        """Half-open native box around the mask; low = high for an empty one."""
+        return native_box(self.volume, *self._native.box)
 
     @property
     def volume_ml(self) -> float:
         """Volume of the object in millilitres."""
-        return float(self._part.sum()) * abs(float(np.linalg.det(self.volume.affine[:3, :3]))) / 1000
+        return float(self._native.part.sum()) * abs(float(np.linalg.det(self.volume.affine[:3, :3]))) / 1000
 
-    def probability(self, box: tuple[tuple[int, int, int], tuple[int, int, int]] | None = None) -> np.ndarray:
+    def probability(self, box: VoxelBox | None = None) -> np.ndarray:
         """Probability of each voxel.
 
         Args:
             box: half-open native voxel box ``(low, high)``; None for the box of the mask.
 
         Returns:
-            float32 of the box's shape; 0 where nothing was drawn.
+            float32 of the box's shape: above 0.5 in the mask, 0 where nothing was drawn.
 
         Raises:
             ValueError: for a box that is empty or not inside the image.
         """
-        low, high = (np.array(b) for b in (box or self.mask_box))
-        if (low >= high).any() or (low < 0).any() or (high > self.volume.shape).any():
+        if box is None and self._native.is_empty:
+            return np.zeros((0, 0, 0), dtype=np.float32)
+        low, high = (np.array(b) for b in (self.mask_box if box is None else box))
+        is_box = low.shape == high.shape == (3,) and bool((low < high).all())
+        if not is_box or (low < 0).any() or (high > self.volume.shape).any():
             raise ValueError(
-                f"box {low.tolist()} to {high.tolist()}: expected a box inside the image, 0 to {self.volume.shape}"
+                f"box {low.tolist()} to {high.tolist()}: expected low < high, three voxels each, inside the image of "
+                f"shape {self.volume.shape}"
             )
         a, b = self.volume.to_canonical_box(low, high, space="voxel")
         low_vox, high_vox = np.rint(a).astype(int), np.rint(b).astype(int)
         probability = torch.sigmoid(self.logits_lowres.canvas.sample(low_vox, high_vox)).numpy()
+        inside = self._native.cut((low_vox, high_vox)) > 0  # the voxels of clicks may differ from the logits
+        least = np.nextafter(np.float32(0.5), np.float32(1))
+        probability = np.where(inside, np.maximum(probability, least), np.minimum(probability, np.float32(0.5)))
         return self.volume.from_canonical_array(probability)
 
     def alternative(self, number: int) -> np.ndarray:
-        """Mask of alternative ``number`` (see ``scores``) of an ambiguous prompt: (I, J, K) uint8."""
+        """Mask of an alternative of an ambiguous prompt, with every click respected: (I, J, K) uint8.
+
+        Args:
+            number: place in ``scores``, from 0.
+
+        Raises:
+            ValueError: for a number that this prediction does not have.
+        """
         if not 0 <= number < len(self._alternatives):
             raise ValueError(f"alternative {number}: this prediction has {len(self._alternatives)}, numbered from 0")
-        low, part = render(self._alternatives[number], np.array(self.volume.canonical_shape))
-        canonical = np.zeros(self.volume.canonical_shape, dtype=np.uint8)
-        canonical[_slices(low, low + part.shape)] = part
-        return self.volume.from_canonical_array(canonical)
+        prompts, shape = self.logits_lowres.state.prompts, np.array(self.volume.canonical_shape)
+        drawn = NativeMask.of_canvas(self._alternatives[number], shape)
+        return self._on_grid(drawn.with_clicks(prompts.points, prompts.labels, shape))
 
     def save(self, path: str | Path) -> Path:
         """Writes the mask as uint8 with the image's own affine.
@@ -121,36 +154,7 @@ class Prediction:
         return write_volume(path, self.mask, self.volume.affine, reference=self.volume.source)
 
 
-def render(
-    canvas: Canvas, shape: np.ndarray, box: tuple[np.ndarray, np.ndarray] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The mask of a canvas on canonical voxels.
-
-    Args:
-        canvas: logits.
-        shape: (3,) of the canonical volume.
-        box: half-open box of canonical voxels (float) to draw; None for the mask's own.
-
-    Returns:
-        first voxel (3,) int and (n0, n1, n2) uint8; one empty voxel for an empty mask.
-    """
-    own = canvas.box_vox()
-    if own is None and box is None:
-        return np.zeros(3, dtype=int), np.zeros((1, 1, 1), dtype=np.uint8)
-    low, high = box if box is not None else own  # type: ignore[misc]
-    margin = np.ceil(canvas.lattice.step_vox(canvas.level))
-    margin = margin if box is None else np.zeros(3)
-    low_vox = np.clip(np.floor(low - margin), 0, shape - 1).astype(int)
-    high_vox = np.clip(np.ceil(high + margin), low_vox + 1, shape).astype(int)
-    return low_vox, (canvas.sample(low_vox, high_vox) > 0).numpy().astype(np.uint8)
-
-
-def _slices(low: np.ndarray, high: np.ndarray) -> tuple[slice, ...]:
-    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-
-
-def _native_box(
-    volume: Volume, low_vox: np.ndarray, high_vox: np.ndarray
-) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def native_box(volume: Volume, low_vox: np.ndarray, high_vox: np.ndarray) -> VoxelBox:
+    """Half-open native box, as plain integers, of one of canonical voxels."""
     low, high = volume.from_canonical_box(low_vox, high_vox)
     return tuple(int(v) for v in low), tuple(int(v) for v in high)  # type: ignore[return-value]

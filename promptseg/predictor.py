@@ -8,34 +8,40 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from .cache import DEFAULT_DISK_BYTES, DEFAULT_MEMORY_BYTES, DiskCache, EmbeddingCache
 from .engine import TileEngine
 from .interaction import Interaction, InteractionConfig
 from .models import PromptableModel
-from .models.pretrained import load_pretrained
+from .models.pretrained import is_sam_med3d, load_pretrained
+from .models.registry import resolve
 from .object_state import (
     ObjectState,
-    adopt_object,
     changed_box,
     correct_object,
+    covering_box,
     is_continuation,
+    newest_round,
     open_object,
     opening_prompts,
     rounds_after,
 )
-from .prediction import LowresLogits, Prediction
+from .prediction import LowresLogits, Prediction, native_box
 from .preprocessing import IntensityMapping
 from .prompts import PromptSet
 from .tiles import TileLattice
 from .volume import Volume
+
+if TYPE_CHECKING:
+    from .adapters import AdapterStack
+    from .adapters.automatic import LabelPrediction
 
 logger = logging.getLogger(__name__)
 
@@ -84,21 +90,107 @@ class Predictor:
         self._engine: TileEngine | None = None
         self._interaction: Interaction | None = None
         self._state: ObjectState | None = None
+        self._adapters: AdapterStack | None = None
         self._lock = threading.RLock()
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> Predictor:
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        adapter: Any = None,
+        revision: str | None = None,
+        weights_cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> Predictor:
         """Loads weights and wraps them.
 
         Args:
-            name: a checkpoint that ships (see ``promptseg doctor``) or a folder.
+            name: a checkpoint that ships (see ``promptseg doctor``), a folder, or a Hub id ``owner/name``; folders that
+                ``promptseg convert`` made too.
+            adapter: folder or Hub id of an adapter to put on, or several; see :meth:`load_adapter`.
+            revision: branch, tag or commit of a Hub id.
+            weights_cache_dir: the Hub's cache; None for the client's own. (``cache_dir`` is that of embeddings.)
+            token: of the Hub.
+            local_files_only: do not ask the Hub.
             options: of the constructor.
 
         Raises:
-            ValueError: for an unknown name, an incomplete folder or another architecture.
+            ValueError: for weights that cannot be had, an incomplete folder or another architecture.
         """
-        model, revision = load_pretrained(name)
-        return cls(model, revision=revision, **options)
+        hub: dict[str, Any] = {"cache_dir": weights_cache_dir, "token": token, "local_files_only": local_files_only}
+        folder = resolve(name, revision=revision, **hub)
+        if is_sam_med3d(folder):
+            from .models.sam_med3d.predictor import SamMed3DPredictor
+
+            if adapter is not None:
+                raise ValueError(f"adapter={adapter!r}: SAM-Med3D's weights take none; leave it out")
+            return SamMed3DPredictor.from_pretrained(folder, **options)
+        model, digest = load_pretrained(folder)
+        predictor = cls(model, revision=digest, **options)
+        sources = [] if adapter is None else [adapter] if isinstance(adapter, (str, Path)) else list(adapter)
+        predictor.set_adapter([predictor.load_adapter(source, **hub) for source in sources])
+        return predictor
+
+    @property
+    def adapters(self) -> AdapterStack:
+        """Adapters that are loaded, and which of them are on; change them with :meth:`set_adapter`."""
+        if self._adapters is None:
+            from .adapters import AdapterStack
+
+            if not isinstance(self.model, PromptableModel):
+                raise ValueError(f"weights {self.model.config.name!r} take no adapters; load promptseg's own")
+            self._adapters = AdapterStack(self.model, self.model.weights_digest)
+        return self._adapters
+
+    def load_adapter(self, source: str | Path, name: str | None = None, **hub: Any) -> str:
+        """Loads an adapter without putting it on, and returns its name; see :meth:`~.adapters.AdapterStack.load`."""
+        with self._lock:
+            return self.adapters.load(source, name, **hub)
+
+    def set_adapter(self, chosen: str | Sequence[str] | Mapping[str, float] | None, merge: bool = False) -> Predictor:
+        """Puts loaded adapters on, and takes all others off; the image stays, the object is begun anew.
+
+        Embeddings of an adapter are kept apart from those of the base, so switching back costs nothing.
+
+        Args:
+            chosen: name, names, or name -> strength; None or empty for the base alone.
+            merge: write the changes into the weights: as fast as the base, slower to switch.
+
+        Returns:
+            This predictor.
+
+        Raises:
+            ValueError: for a name that is not loaded.
+        """
+        with self._lock:
+            if not chosen and self._adapters is None:
+                return self
+            self.adapters.activate(chosen or None, merge=merge)
+            self._state = None
+            if self._engine is not None:
+                self._engine = replace(self._engine, signature=self._signature(self._engine.volume))
+                self._interaction = Interaction(self._engine, self.interaction_config)
+        return self
+
+    def predict_labels(self, names: Sequence[str] | None = None) -> LabelPrediction:
+        """Segments the structures that the adapters which are on were tuned for, without a prompt.
+
+        Args:
+            names: which of them; None for all.
+
+        Returns:
+            A label map on the image's grid.
+
+        Raises:
+            ValueError: if no adapter with an automatic mode is on, or it does not know a name.
+        """
+        from .adapters.automatic import predict_labels
+
+        with self._lock:
+            return predict_labels(self._require_engine(), self.adapters.labels, names)
 
     @property
     def volume(self) -> Volume:
@@ -151,9 +243,11 @@ class Predictor:
         return self
 
     def _signature(self, volume: Volume) -> str:
-        """Names image, model, numeric type and preprocessing: what an embedding depends on."""
+        """Names image, model, adapter, numeric type and preprocessing: what an embedding depends on."""
         config = self.model.config
         content = [volume.content_hash, self.revision, str(self.dtype), PREPROCESSING_VERSION]
+        if self._adapters is not None and self._adapters.encoder_signature:
+            content.append(self._adapters.encoder_signature)
         settings = json.dumps([*content, config.tile_size, asdict(config.preprocessing)], sort_keys=True)
         return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
 
@@ -177,8 +271,9 @@ class Predictor:
         """Segments the object that the prompts point at.
 
         Give all prompts of the object at each call, in the order they were made: a call that repeats the last one's
-        prompts and adds to them goes on from its mask and costs one decoder pass; any other call replays the prompts
-        and gives the same answer.
+        prompts and adds points or strokes goes on from its mask and costs one decoder pass for each. Any other call
+        plays all of them: boxes, mask and text first, then scribbles and lassos, then points. Prompts that are made
+        in that order give the same answer one by one as all at once.
 
         Args:
             points: (N, 3) coordinates in ``space``.
@@ -187,7 +282,7 @@ class Predictor:
             scribbles: Scribble or several.
             lassos: Lasso or several.
             mask: a mask on the image's grid (binary, or ``Mask(..., is_logits=True)``), a Prediction or its
-                ``logits_lowres``, to go on from.
+                ``logits_lowres``, to go on from; then the last point, else stroke or box, is what is new.
             text: a term; needs weights trained with text.
             space: ``voxel`` (indices of the array as given), ``ras`` or ``lps`` (millimetres).
 
@@ -206,19 +301,12 @@ class Predictor:
                     "give a point, a box, a scribble, a lasso or a mask"
                 )
             encoded_before = engine.num_encoded
-            if isinstance(mask, (Prediction, LowresLogits)):
-                handed_over = mask.logits_lowres if isinstance(mask, Prediction) else mask
-                if handed_over.signature != engine.signature:
-                    raise ValueError(
-                        "mask: these logits belong to another image or model; pass a mask on this image's grid"
-                    )
+            handed_over = mask.logits_lowres if isinstance(mask, Prediction) else mask
+            if isinstance(handed_over, LowresLogits):
+                _check_handed_over(handed_over, engine.signature, (points, box, scribbles, lassos))
                 mask = None
             else:
                 handed_over = None
-            if handed_over is not None and not any(p is not None for p in (points, box, scribbles, lassos)):
-                raise ValueError(
-                    "mask: low-resolution logits alone change nothing; add a point, box, scribble or lasso"
-                )
             prompts = PromptSet.from_arguments(
                 engine.volume,
                 points=points,
@@ -233,45 +321,47 @@ class Predictor:
             return self._prediction(state, started, engine.num_encoded - encoded_before)
 
     def _advance(self, prompts: PromptSet, handed_over: LowresLogits | None) -> ObjectState:
-        """Plays the prompts that the last object has not seen yet, or all of them."""
+        """Plays the prompts that the object has not seen yet, or all of them."""
         assert self._interaction is not None
+        last = self._state
         if handed_over is not None:
-            state = adopt_object(self._interaction, handed_over.canvas, prompts)
-            rounds = [(prompts, prompt_place(prompts))]
-        elif self._state is not None and is_continuation(self._state.prompts, prompts):
-            state = replace(self._state, changed=(self._state.low, self._state.low))
-            rounds = rounds_after(state.prompts, prompts)
+            last = handed_over.state
+            state, rounds = last, [newest_round(prompts)]
+        elif last is not None and is_continuation(last.prompts, prompts):
+            state, rounds = last, rounds_after(last.prompts, prompts)
         else:
             state = open_object(self._interaction, opening_prompts(prompts))
             rounds = rounds_after(state.prompts, prompts)
-        first = state if self._state is not None and rounds else None
-        for seen, place in rounds:
-            state = correct_object(self._interaction, state, seen, place)
-        if first is not None and len(rounds) > 1:
-            state = replace(state, changed=changed_box(first, state))
-        self._state = state if handed_over is None else None
-        return state
+        goes_on = state is last
+        for new in rounds:
+            state = correct_object(self._interaction, state, new)
+        if not goes_on:
+            changed = covering_box(last, state)
+        elif len(rounds) == 1:
+            changed = state.changed
+        else:
+            assert last is not None
+            changed = changed_box(last, state)
+        self._state = replace(state, changed=changed)
+        return self._state
 
     def _prediction(self, state: ObjectState, started: float, encoder_calls: int) -> Prediction:
         engine = self._require_engine()
         drawing = state.drawing
-        if not state.part.any():
+        if state.mask.is_empty:
             logger.warning(
                 "the mask is empty: the model found nothing at these prompts; add a point on the object or a box"
             )
-        low, high = engine.volume.from_canonical_box(*state.changed)
         return Prediction(
             volume=engine.volume,
             score=drawing.score,
             presence=drawing.presence,
             scores=tuple(s for s, _ in drawing.candidates) or (drawing.score,),
-            changed_box=(tuple(int(v) for v in low), tuple(int(v) for v in high)),  # type: ignore[arg-type]
+            changed_box=native_box(engine.volume, *state.changed),
             seconds=time.perf_counter() - started,
             encoder_calls=encoder_calls,
             level_spacing_mm=engine.lattice.level_spacing_mm(drawing.canvas.level),
-            logits_lowres=LowresLogits(drawing.canvas, engine.signature),
-            _low=state.low,
-            _part=state.part,
+            logits_lowres=LowresLogits(state, engine.signature),
             _alternatives=tuple(c for _, c in drawing.candidates) or (drawing.canvas,),
         )
 
@@ -291,7 +381,10 @@ class Predictor:
             background: return at once with a future; clicks go on meanwhile.
 
         Returns:
-            Number of tiles now cached, or a future of it.
+            Number of these tiles that are in the cache now, or a future of it.
+
+        Raises:
+            ValueError: for a level that the image does not have.
         """
         engine = self._require_engine()
         chosen = range(engine.lattice.num_levels) if levels is None else levels
@@ -308,11 +401,11 @@ class Predictor:
 
             shown = progress and sys.stderr.isatty()
             for tile in tqdm(tiles, desc="encoding tiles", unit="tile", disable=not shown, file=sys.stderr):
-                if self._engine is not engine:
-                    break
                 with self._lock:
+                    if self._engine is not engine:
+                        break
                     engine.embed([tile])
-            return len(tiles)
+            return sum(self.cache.has(engine.signature, tile) for tile in tiles)
 
         if not background:
             return work()
@@ -322,14 +415,16 @@ class Predictor:
         return future
 
 
-def prompt_place(prompts: PromptSet) -> np.ndarray:
-    """Where the newest prompt lies: the last point, else the last stroke's or box's centre; (3,) canonical voxels."""
-    if len(prompts.points):
-        return prompts.points[-1]
-    if prompts.strokes:
-        return prompts.strokes[-1].voxels.mean(axis=0)
-    low, high = prompts.boxes[-1]
-    return (low + high - 1) / 2
+def _check_handed_over(logits: LowresLogits, signature: str, prompts: tuple[Any, ...]) -> None:
+    """Refuses logits that do not belong to the image, or that come alone.
+
+    Raises:
+        ValueError: with the cure.
+    """
+    if logits.signature != signature:
+        raise ValueError("mask: these logits belong to another image or model; pass a mask on this image's grid")
+    if all(p is None for p in prompts):
+        raise ValueError("mask: low-resolution logits alone change nothing; add a point, box, scribble or lasso")
 
 
 def preferred_dtype(device: torch.device) -> torch.dtype:

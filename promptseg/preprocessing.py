@@ -79,7 +79,7 @@ class IntensityMapping:
         config = config or PreprocessingConfig()
         samples = subsample(array, config.max_samples)
         low, high = (float(v) for v in np.percentile(samples, [config.low_percentile, config.high_percentile]))
-        if high <= low:
+        if high <= low or not ((samples >= low) & (samples <= high)).any():  # nearly constant, or a few voxels
             low, high = float(samples.min()), float(samples.max())
         if high <= low:
             high = low + 1.0
@@ -121,5 +121,7 @@ class IntensityMapping:
 def subsample(array: np.ndarray, max_samples: int) -> np.ndarray:
     """Voxels at regular steps along each axis, at most about ``max_samples``, flat, in a float dtype."""
     step = max(1, int(np.ceil((array.size / max_samples) ** (1 / array.ndim))))
+    while np.prod([-(-n // step) for n in array.shape]) > 2 * max_samples:  # single slices, which have fewer axes
+        step += 1
     samples = array[(slice(None, None, step),) * array.ndim].reshape(-1)
     return samples.astype(np.float32 if samples.dtype.itemsize <= 2 else np.float64)

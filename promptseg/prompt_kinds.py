@@ -249,7 +249,7 @@ def _check_binary(array: np.ndarray) -> None:
         )
     if array.dtype.kind in "ui" and highest <= 1:
         return
-    if np.count_nonzero(array) != np.count_nonzero(array == highest):
+    if highest > 0 and np.count_nonzero(array) != np.count_nonzero(array == highest):
         raise ValueError(
             f"mask: has several values up to {highest.item()}; choose one object, such as mask=labels == 1, or give "
             "Mask(array, is_logits=True) for logits"

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .boxes import Box as Box3D
+from .boxes import box_slices, filled_box
 from .prompt_arguments import as_boxes, as_points, as_several, as_texts
 from .prompt_kinds import Box, Lasso, Mask, Points, Scribble, Text
 from .strokes import Stroke, key_points_along, key_points_among, rasterise_lasso, rasterise_scribble
@@ -30,7 +32,10 @@ class PromptSet:
         labels: (N,) int64, 1 to include, 0 to exclude.
         boxes: half-open ``(low, high)``, (3,) float64 each, inside the volume.
         strokes: scribbles, then lassos, each in the order given.
-        mask: canonical view of the user's mask; inside where positive. None for none.
+        mask: the user's mask with canonical axes; None for none. A binary one is a bool copy cut to the box that
+            holds all of it; logits, positive inside, are a view of the whole.
+        mask_low: (3,) int, canonical voxel of the mask's first voxel.
+        mask_box: half-open box around the voxels inside; None for logits that are positive nowhere, or no mask.
         mask_is_logits: whether it holds logits.
         text: words for the object.
     """
@@ -40,6 +45,8 @@ class PromptSet:
     boxes: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
     strokes: tuple[Stroke, ...] = ()
     mask: np.ndarray | None = None
+    mask_low: np.ndarray = field(default_factory=lambda: np.zeros(3, dtype=int))
+    mask_box: Box3D | None = None
     mask_is_logits: bool = False
     text: tuple[str, ...] = ()
 
@@ -91,9 +98,8 @@ class PromptSet:
                 [_convert_scribble(volume, s, n, space) for n, s in enumerate(scribble_list)]
                 + [_convert_lasso(volume, s, n, space) for n, s in enumerate(lasso_list)]
             ),
-            mask=None if drawn is None else volume.to_canonical_array(drawn.array),
-            mask_is_logits=drawn is not None and drawn.is_logits,
             text=words,
+            **({} if drawn is None else _place_mask(volume, drawn)),
         )
 
 
@@ -194,6 +200,16 @@ def _convert_mask(volume: Volume, mask: Any) -> Mask | None:
         logger.warning("mask: 0 everywhere, so it is taken as no mask")
         return None
     return given
+
+
+def _place_mask(volume: Volume, mask: Mask) -> dict[str, Any]:
+    """Fields of :class:`PromptSet` for a mask on the image's grid."""
+    canonical = volume.to_canonical_array(mask.array)
+    if mask.is_logits:
+        return {"mask": canonical, "mask_box": filled_box(canonical > 0), "mask_is_logits": True}
+    box = filled_box(canonical)
+    assert box is not None  # _convert_mask took it for no mask
+    return {"mask": canonical[box_slices(*box)] != 0, "mask_low": box[0], "mask_box": box}
 
 
 def _to_canonical(volume: Volume, coordinates: np.ndarray, space: str) -> np.ndarray:

@@ -285,7 +285,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapp
             own[key] = own[key].clone()
         storages.add(own[key].untyped_storage().data_ptr())
     with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # that of any new file; safetensors would give it to its owner alone
         save_file(own, temporary, metadata={"format": "pt", **(metadata or {})})
+        temporary.chmod(mode)
     return path
 
 

@@ -128,12 +128,17 @@ def _as_floats(values: Any, name: str, source: str) -> np.ndarray:
         raise ValueError(f"{source}: {name}={values!r}: expected numbers") from None
 
 
-def blocks(array: np.ndarray) -> list[np.ndarray]:
-    """Views of about :data:`BLOCK_BYTES` along the axis that memory runs slowest over; together the whole array."""
+def block_slices(array: np.ndarray) -> list[tuple[slice, ...]]:
+    """Indices of blocks of about :data:`BLOCK_BYTES` along the axis that memory runs slowest over; together all."""
     axis = int(np.argmax(np.abs(array.strides)))
-    ordered = np.moveaxis(array, axis, 0)
-    step = max(1, BLOCK_BYTES * len(ordered) // max(1, array.nbytes))
-    return [ordered[first : first + step] for first in range(0, len(ordered), step)]
+    length = array.shape[axis]
+    step = max(1, BLOCK_BYTES * length // max(1, array.nbytes))
+    return [(slice(None),) * axis + (slice(first, first + step),) for first in range(0, length, step)]
+
+
+def blocks(array: np.ndarray) -> list[np.ndarray]:
+    """Views of the :func:`block_slices` of an array."""
+    return [array[part] for part in block_slices(array)]
 
 
 def replace_nonfinite(array: np.ndarray, source: str) -> tuple[np.ndarray, int]:

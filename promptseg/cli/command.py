@@ -83,14 +83,16 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
             settings["default"] = field.default if is_plain else field.default_factory()  # pyright: ignore[reportCallIssue]
         if shell["metavar"]:
             settings["metavar"] = shell["metavar"]
-        if shell.get("is_repeatable"):
+        if shell.get("is_repeatable") and shell.get("is_positional"):
+            settings.update(nargs="+", type=str)
+        elif shell.get("is_repeatable"):
             settings.update(action="append", default=[])
         elif hints[field.name] is bool:
             settings["action"] = ActionYesNo(no_prefix="no-") if settings.get("default") else "store_true"
         else:
             settings["type"] = hints[field.name]
         if shell.get("is_positional"):
-            if has_default:
+            if has_default and not shell.get("is_repeatable"):
                 settings["nargs"] = "?"
             parser.add_argument(field.name, **settings)
         else:

@@ -9,9 +9,14 @@ from .command import Command
 COMMANDS: dict[str, str] = {
     "segment": "segment an object of an image from clicks, boxes, scribbles, a mask or a word",
     "info": "describe an image: orientation, spacing, intensities, modality, zoom levels",
+    "finetune": "tune weights to your own images and label maps, and write an adapter of a few MB",
+    "convert": "turn published weights of another project into a folder that --model takes",
     "demo": "segment a few organs of the volume that ships, and draw them",
     "doctor": "check the installation: versions, device, weights, a timed self-test",
     "vocabulary": "search, list or show the structures that a word can name",
+    "data": "check data sets, and prepare the store that training reads",
+    "evaluate": "measure models and classical baselines with simulated users, and write a report",
+    "compare": "compare two reports of evaluate, object by object, with confidence intervals",
     "cache": "show or clear the image embeddings kept on disk",
 }
 """Name -> one line; the module of the same name in this package does the work."""

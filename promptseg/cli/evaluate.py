@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..evaluation.config import EvaluationConfig
 from .command import Command
 from .loading import check_device
@@ -23,7 +25,9 @@ def run(config: EvaluationConfig) -> int:
     return 1 if failures else 0
 
 
-def _table(models: dict) -> list[str]:
+def _table(models: dict[str, Any]) -> list[str]:
+    if not models:
+        return []
     first, last = (next(iter(models.values()))[key]["step"] for key in ("first", "final"))
     lines = [
         f"| model | Dice, step {first} | Dice, step {last} | NSD, step {last} | clicks to 0.80 | s, first | s, later |",
@@ -34,7 +38,7 @@ def _table(models: dict) -> list[str]:
             m["first"]["dice"]["mean"],
             m["final"]["dice"]["mean"],
             m["final"]["nsd"]["mean"],
-            m["clicks_to_reach"]["0.80"]["mean"]["mean"],
+            m["clicks_to_reach"]["0.80"]["mean"]["mean"] if last > first else None,
             m["seconds"]["first"]["median"],
             m["seconds"]["later"]["median"],
         ]

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "promptseg-tiny"
 
 
-def load_predictor(model: str, device: str | None, uses_disk_cache: bool = False) -> Predictor:
+def load_predictor(
+    model: str, device: str | None, uses_disk_cache: bool = False, adapters: tuple[str, ...] = ()
+) -> Predictor:
     """Loads weights onto a device.
 
     Args:
-        model: name or folder.
+        model: name, folder or Hub id.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; None to choose.
         uses_disk_cache: keep image embeddings in the folder that ``promptseg cache`` shows.
+        adapters: folders or Hub ids of adapters to put on.
 
     Raises:
         ValueError: for unknown weights, or a device that is not there.
@@ -28,7 +31,8 @@ def load_predictor(model: str, device: str | None, uses_disk_cache: bool = False
     from ..cache import default_disk_dir
     from ..predictor import Predictor
 
-    return Predictor.from_pretrained(model, device=device, cache_dir=default_disk_dir() if uses_disk_cache else None)
+    cache_dir = default_disk_dir() if uses_disk_cache else None
+    return Predictor.from_pretrained(model, adapter=adapters or None, device=device, cache_dir=cache_dir)
 
 
 def check_device(device: str | None) -> None:

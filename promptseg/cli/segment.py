@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..prediction import Prediction
+    from ..predictor import Predictor
     from ..volume import Volume
 
 
@@ -28,7 +29,7 @@ class SegmentConfig:
     image: str = option(metavar="IMAGE", is_positional=True)
     """image to segment: .nii, .nii.gz, or (with the extra promptseg[itk]) .nrrd, .mha, .mhd"""
     output: str = option(short="-o", metavar="OUT")
-    """where to write the mask: uint8, 1 in the object; the suffix chooses the format"""
+    """where to write the mask: uint8, 1 in the object (with --all: label values); the suffix chooses the format"""
     point: tuple[Coordinates, ...] = option((), metavar="I,J,K", is_repeatable=True)
     """a click on the object; may be repeated"""
     negative: tuple[Coordinates, ...] = option((), metavar="I,J,K", is_repeatable=True)
@@ -50,7 +51,11 @@ class SegmentConfig:
     overlay: str | None = option(None, metavar="FILE.png")
     """draw the result on three slices through the first click"""
     model: str = option(DEFAULT_MODEL, metavar="NAME")
-    """weights: a name that promptseg doctor lists, or a folder"""
+    """weights: a name that promptseg doctor lists, a folder, or a Hub id owner/name"""
+    adapter: tuple[str, ...] = option((), metavar="NAME", is_repeatable=True)
+    """put an adapter on the weights: a folder that promptseg finetune wrote, or a Hub id; may be repeated"""
+    all: bool = False
+    """without a prompt: find every label that the adapter was tuned for, and write a label map"""
     device: str | None = option(None, metavar="DEVICE")
     """cpu, cuda, cuda:N or mps; a GPU is used if there is one"""
     cache: bool = False
@@ -66,7 +71,10 @@ class SegmentConfig:
             strokes = tuple(parse_stroke(v, f"--{name.replace('_', '-')}") for v in getattr(self, name))
             object.__setattr__(self, name, strokes)
         given = (self.point, self.negative, self.box, self.scribble, self.negative_scribble, self.lasso)
-        if not any(given) and self.mask is None and self.text is None:
+        is_prompted = any(given) or self.mask is not None or self.text is not None
+        if self.all and (is_prompted or not self.adapter):
+            raise ValueError("--all takes no prompts and needs an --adapter; leave the prompts out, or --all")
+        if not is_prompted and not self.all:
             raise ValueError("no prompt: give at least one --point, --box, --scribble, --lasso, --mask or --text")
 
 
@@ -85,16 +93,35 @@ def run(config: SegmentConfig) -> int:
         prompts = prompt_arguments(config, volume)
         bar.update()
         bar.set_description("loading")
-        predictor = load_predictor(config.model, config.device, config.cache)
+        predictor = load_predictor(config.model, config.device, config.cache, config.adapter)
         bar.update()
         bar.set_description("segmenting")
-        prediction = predictor.set_image(volume).predict(**prompts)
+        predictor.set_image(volume)
+        if config.all:
+            return write_labels(config, predictor)
+        prediction = predictor.predict(**prompts)
         bar.update()
     prediction.save(config.output)
     print(describe(prediction, config.output))
     if config.overlay:
         draw(config, prediction)
         print(f"{config.overlay}: slices through {'the first click' if config.point else 'the mask'}")
+    return 0
+
+
+def write_labels(config: SegmentConfig, predictor: Predictor) -> int:
+    """Finds every label of the adapters, writes the map and its picture, and prints one line about each."""
+    prediction = predictor.predict_labels()
+    prediction.save(config.output)
+    print(f"{config.output}: {len(prediction.names)} labels, {prediction.seconds:.2f} s")
+    for value, amount in prediction.volumes_ml().items():
+        found = f"{amount:.3g} ml" if amount else "not found"
+        print(f"  {value} {prediction.names[value]}: {found}, presence {prediction.presence[value]:.2f}")
+    if config.overlay:
+        from ..render import render_overlay, save_picture
+
+        save_picture(render_overlay(predictor.volume, prediction.labels), config.overlay)
+        print(f"{config.overlay}: slices through the labels")
     return 0
 
 
@@ -183,5 +210,6 @@ COMMAND = Command(
   promptseg segment ct.nii.gz --point 86,47,100 -o liver.nii.gz --overlay liver.png
   promptseg segment ct.nii.gz --point 86,47,100 --negative 86,43,84 -o liver.nii.gz
   promptseg segment mr.nii.gz --box 20,30,10,60,70,40 --mask earlier.nii.gz -o tumour.nii.gz
-  promptseg segment ct.nii.gz --space lps --point -80.0,-152.3,394.3 -o liver.nii.gz""",
+  promptseg segment ct.nii.gz --space lps --point -80.0,-152.3,394.3 -o liver.nii.gz
+  promptseg segment mr.nii.gz --adapter hippocampus --all -o labels.nii.gz""",
 )

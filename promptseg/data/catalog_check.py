@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -113,14 +114,14 @@ def _label_problems(catalog: Catalog, case: Case, voxels: dict[int, int]) -> Ite
         yield "error", "negative-value", f"label values {negative}: list them under 'ignore'"
     unnamed = [value for value in voxels if value not in named]
     if unnamed and catalog.unnamed_values == "report" and not case.instances:
-        yield "error", "value-without-term", f"label values {unnamed} have no term: add them to 'terms' or 'ignore'"
+        cure = "add them to 'terms' or 'ignore', or set unnamed_values: expected"
+        yield "warning", "value-without-term", f"label values {unnamed} have no term: {cure}"
 
 
 def check_catalogs(
     catalogs: Sequence[Catalog],
     *,
     workers: int = 0,
-    vocabulary: Collection[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Reads every case of every catalog and reports what is wrong or odd.
@@ -128,7 +129,6 @@ def check_catalogs(
     Args:
         catalogs: data sets, together: duplicates are looked for across all of them.
         workers: processes; 0 runs in this one.
-        vocabulary: known terms; a catalog's term that is not among them is reported.
         progress: called with the number of cases done and of all cases.
 
     Returns:
@@ -143,8 +143,9 @@ def check_catalogs(
     pairs: list[tuple[Catalog, Case]] = []
     for catalog in catalogs:
         found = scan(catalog)
-        findings += _structure(catalog, found, vocabulary)
-        pairs += [(replace(catalog, listing=()), case) for case in found.cases]
+        findings += _structure(catalog, found)
+        bare = replace(catalog, listing=())  # what a worker needs of it
+        pairs += [(bare, case) for case in found.cases]
     facts: list[CaseFacts] = []
     for done, outcome in enumerate(run_isolated(_inspect_pair, pairs, workers), 1):
         case = outcome.item[1]
@@ -168,7 +169,7 @@ def _inspect_pair(pair: tuple[Catalog, Case]) -> CaseFacts:
     return inspect_case(pair[1], pair[0])
 
 
-def _structure(catalog: Catalog, found: Scan, vocabulary: Collection[str] | None) -> Iterable[Finding]:
+def _structure(catalog: Catalog, found: Scan) -> Iterable[Finding]:
     """Findings that need no file to be opened."""
     cases = found.cases
     for path in found.orphans:
@@ -183,21 +184,67 @@ def _structure(catalog: Catalog, found: Scan, vocabulary: Collection[str] | None
         yield Finding("error", "no-label", catalog.name, "", "no label file fits the pattern, but there are terms")
     if catalog.licence.lower().startswith("unknown"):
         yield Finding("warning", "licence", catalog.name, "", "the licence is not known: state it in the catalog")
-    folds: dict[str, set[str]] = defaultdict(set)
-    for case in cases:
-        folds[case.patient].add(case.fold)
-    for patient, names in sorted(folds.items()):
-        if len(names) > 1:
-            message = f"patient {patient!r} is in the folds {sorted(names)}: folds are by patient"
-            yield Finding("error", "leakage", catalog.name, "", message)
-    if vocabulary is not None and (missing := sorted(set(catalog.names.values()) - set(vocabulary))):
-        yield Finding("warning", "unknown-term", catalog.name, "", f"not in the vocabulary: {', '.join(missing)}")
+    yield from find_split_patients([(case.dataset, case.patient, case.fold) for case in cases])
+    names = [*catalog.names.values(), *(name for name, _ in catalog.unions)]
+    for name, reason in unknown_terms(names).items():
+        yield Finding("warning", "unknown-term", catalog.name, "", f"{name!r} is not in the vocabulary: {reason}")
+
+
+def unknown_terms(names: Iterable[str]) -> dict[str, str]:
+    """Terms that the vocabulary does not have, and why.
+
+    Args:
+        names: terms of a catalog.
+
+    Returns:
+        Term -> the reason, with the nearest known terms; empty if all are known.
+
+    Example:
+        >>> list(unknown_terms(["left kidney", "kidney left", "left kidny", "left liver"]))
+        ['left kidny', 'left liver']
+    """
+    from ..text import load_index
+
+    index, unknown = load_index(), {}
+    lookup = logging.getLogger("promptseg.text.lookup")
+    is_quiet, lookup.disabled = lookup.disabled, True  # a corrected word is reported here instead
+    try:
+        for name in dict.fromkeys(names):
+            try:
+                match = index.find(name)
+            except ValueError as error:
+                unknown[name] = str(error)
+            else:
+                if match.corrected:
+                    unknown[name] = f"did you mean {match.name!r}?"
+    finally:
+        lookup.disabled = is_quiet
+    return unknown
 
 
 def _terms_never_seen(catalog: Catalog, facts: Sequence[CaseFacts]) -> Iterable[Finding]:
-    seen = {value for fact in facts for value in fact.voxels}
-    if missing := [name for value, name in catalog.names.items() if value not in seen and facts]:
+    seen = {catalog.names.get(value) for fact in facts for value in fact.voxels}
+    if missing := [name for name in dict.fromkeys(catalog.names.values()) if name not in seen and facts]:
         yield Finding("info", "term-never-seen", catalog.name, "", f"no case has: {', '.join(missing)}")
+
+
+def find_split_patients(entries: Iterable[tuple[str, str, str]]) -> list[Finding]:
+    """Finds patients who are in several folds.
+
+    Args:
+        entries: (dataset, patient, fold) of each case.
+
+    Returns:
+        An error for each such patient.
+    """
+    folds: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for dataset, patient, fold in entries:
+        folds[dataset, patient].add(fold)
+    split = {key: sorted(names) for key, names in sorted(folds.items()) if len(names) > 1}
+    return [
+        Finding("error", "leakage", dataset, "", f"patient {patient!r} is in the folds {names}: correct 'folds'")
+        for (dataset, patient), names in split.items()
+    ]
 
 
 def find_duplicates(entries: Sequence[tuple[str, str, str, str, str]]) -> list[Finding]:
@@ -207,7 +254,8 @@ def find_duplicates(entries: Sequence[tuple[str, str, str, str, str]]) -> list[F
         entries: (dataset, case, patient, fold, content hash) of each case, in any order.
 
     Returns:
-        An error for each group that spans folds (leakage), a warning for one within a fold.
+        An error for each group that spans folds (leakage), a warning for one within a fold, a note where all are one
+        patient's, such as the same image with the labels of each rater.
     """
     groups: dict[str, list[tuple[str, str, str, str, str]]] = defaultdict(list)
     for entry in sorted(entries):
@@ -222,5 +270,7 @@ def find_duplicates(entries: Sequence[tuple[str, str, str, str, str]]) -> list[F
             message = f"the same image in several folds: {names}; leave all but one out ('exclude')"
             findings.append(Finding("error", "leakage", group[0][0], group[0][1], message))
         else:
-            findings.append(Finding("warning", "duplicate", group[0][0], group[0][1], f"the same image: {names}"))
+            is_one_patient = len({(dataset, patient) for dataset, _, patient, *_ in group}) == 1
+            severity: Severity = "info" if is_one_patient else "warning"
+            findings.append(Finding(severity, "duplicate", group[0][0], group[0][1], f"the same image: {names}"))
     return findings

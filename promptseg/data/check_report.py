@@ -83,10 +83,10 @@ class CheckReport:
         return json.dumps(content, indent=1, sort_keys=True)
 
     def to_markdown(self, max_findings: int = 200) -> str:
-        """A table of the data sets and a list of the findings.
+        """A table of the data sets and a list of the findings, those that say the same of several cases as one.
 
         Args:
-            max_findings: how many findings are written out; the rest is counted.
+            max_findings: how many lines are written; the rest is counted.
         """
         lines = [
             "| data set | cases | labelled | folds | modalities | orientations | spacing mm (smallest to largest) |",
@@ -95,18 +95,28 @@ class CheckReport:
         for dataset in sorted({fact.dataset for fact in self.facts}):
             facts = [fact for fact in self.facts if fact.dataset == dataset]
             spacing = [side for fact in facts for side in fact.spacing_mm]
-            lines.append(
-                f"| {dataset} | {len(facts)} | {sum(fact.labelled for fact in facts)} | "
-                f"{_counted(f.fold for f in facts)} | {_counted(f.modality for f in facts)} | {_counted(f.orientation for f in facts)} | "
-                f"{min(spacing):.3g} to {max(spacing):.3g} |"
-            )
+            cells = [
+                dataset,
+                str(len(facts)),
+                str(sum(fact.labelled for fact in facts)),
+                _counted(fact.fold for fact in facts),
+                _counted(fact.modality for fact in facts),
+                _counted(fact.orientation for fact in facts),
+                f"{min(spacing):.3g} to {max(spacing):.3g}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
         totals = Counter(finding.severity for finding in self.findings)
         lines += ["", f"{totals['error']} errors, {totals['warning']} warnings, {totals['info']} notes", ""]
-        for finding in self.findings[:max_findings]:
-            place = finding.dataset + (f"/{finding.case}" if finding.case else "")
-            lines.append(f"- {finding.severity} [{finding.code}] {place}: {finding.message}")
-        if len(self.findings) > max_findings:
-            lines.append(f"- and {len(self.findings) - max_findings} more")
+        groups: dict[tuple[str, str, str, str], list[str]] = {}
+        for finding in self.findings:
+            key = (finding.severity, finding.code, finding.dataset, finding.message)
+            groups.setdefault(key, []).append(finding.case)
+        for (severity, code, dataset, message), cases in list(groups.items())[:max_findings]:
+            place = dataset + (f"/{cases[0]}" if cases[0] else "")
+            more = f" and {len(cases) - 1} more cases" if len(cases) > 1 else ""
+            lines.append(f"- {severity} [{code}] {place}{more}: {message}")
+        if len(groups) > max_findings:
+            lines.append(f"- and {len(groups) - max_findings} more")
         return "\n".join(lines) + "\n"
 
 

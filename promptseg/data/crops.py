@@ -192,16 +192,17 @@ def smooth_field(source: RandomSource, size: int, cells: int, channels: int) -> 
 
 
 def draw_geometry(
-    volume: TrainingVolume, value: int | None, randomness: Randomness, config: SamplerConfig
+    volume: TrainingVolume, value: int | None, source: RandomSource, config: SamplerConfig
 ) -> CropGeometry:
     """Places a crop at a spacing inference might choose, turned and deformed.
 
     Args:
         volume: to crop.
         value: of the label whose voxel shall lie in the crop's central half; None for any place.
-        randomness: source, on the CPU.
+        source: of randomness, on the CPU.
         config: how crops are drawn.
     """
+    randomness = Randomness.of(source, "cpu")
     rng, size = randomness.host, config.crop_size
     spacing = draw_spacing_mm(volume, value, rng, config)
     matrix = np.eye(3) * spacing * np.exp(rng.normal(0, 0.06, 3))

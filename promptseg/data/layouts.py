@@ -1,8 +1,9 @@
 r"""Finds a data set's cases on disk: path patterns with named fields, and the presets of common layouts.
 
-A pattern is a path relative to the root. ``{name}`` is a field, the same text wherever the name occurs; ``{name:regex}``
-restricts it; ``[...]`` is optional; ``*`` is any text within a folder name, ``**/`` any folders. Fields that images
-and labels share tie them together; ``{channel}``, ``{term}`` and ``{rater}`` number the files of one case.
+A pattern is a path relative to the root. ``{name}`` is a field, the same text wherever the name occurs;
+``{name:regex}`` restricts it; ``[...]`` is optional; ``*`` is any text within a folder name, ``**/`` any folders.
+Fields that images and labels share tie them together; ``{channel}``, ``{term}`` and ``{rater}`` number the files of one
+case.
 """
 
 from __future__ import annotations

@@ -68,6 +68,8 @@ def run_isolated(
                     try:
                         running[pool.submit(_call, function, remaining[-1])] = remaining[-1]
                     except BrokenProcessPool:
+                        if not running:  # it broke while it had nothing to do: go on in a new one
+                            suspects.append(remaining.pop())
                         break
                     remaining.pop()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..models.prompt_encoder import ABSENT
 from .randomness import Randomness, RandomSource
 
-_SHARES = ("box_share", "scribble_share", "lasso_share", "mask_share", "deepest_share", "flat_box_share")
+_SHARES = ("box_share", "scribble_share", "lasso_share", "mask_share", "deepest_share", "mask_dropout", "flat_box_share")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class PromptSimulatorConfig:
     """Probability that an episode opens with a coarse or corrupted mask beside its click."""
     deepest_share: float = 0.35
     """Probability that a click is the deepest point of the error; else drawn with weight by depth."""
+    mask_dropout: float = 0.0
+    """Probability that a correction is asked for without the mask that it corrects, from all prompts alone."""
     flat_box_share: float = 0.25
     """Share of boxes that lie on one slice."""
     box_jitter: float = 0.12

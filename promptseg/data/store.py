@@ -3,7 +3,8 @@
     STORE/store.json                     data sets: licence, citation, terms, ...
     STORE/index.jsonl                    one record per case, sorted
     STORE/rejected.jsonl                 cases that could not be used in the last run, and why
-    STORE/cases/DATASET/CASE/            image.b2nd, label.b2nd, foreground.npy, case.json
+    STORE/cases/DATASET/CASE/            image.b2nd, label.b2nd, foreground.npy, case.json; for training crops
+                                         intensity.npy, level1.b2nd, ... (see StoreConfig.preprocessing)
 
 A case appears under ``cases`` by one rename, complete and durable, so a run that is killed at any moment leaves whole
 cases only and the next run does the rest. ``index.jsonl`` repeats the ``case.json`` files and can be made of them
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from .catalog import Case, Catalog
-from .catalog_check import find_duplicates
+from .catalog_check import find_duplicates, find_split_patients
 from .check_report import Finding
 from .layouts import scan
 from .parallel import run_isolated
@@ -55,6 +56,7 @@ class PrepareReport:
         prepared: keys of the cases that were written.
         kept: keys of the cases that were there already, unchanged.
         rejected: (key, reason) of the cases that could not be used.
+        retired: keys of stored cases that the catalogs no longer list: out of the index, their files are still there.
         findings: duplicates and leakage among all cases of the store.
         seconds: wall time.
     """
@@ -62,6 +64,7 @@ class PrepareReport:
     prepared: tuple[str, ...]
     kept: tuple[str, ...]
     rejected: tuple[tuple[str, str], ...]
+    retired: tuple[str, ...]
     findings: tuple[Finding, ...]
     seconds: float
 
@@ -88,7 +91,8 @@ def prepare(
 
     Returns:
         What was done. A case that cannot be used is in ``rejected``, never an exception; if an earlier run had stored
-        it, that version stays, since the cause may be a disk that is away for a moment.
+        it, that version stays, in the fold that the catalog says now, since the cause may be a disk that is away for a
+        moment.
 
     Raises:
         ValueError: if a root is missing, two catalogs share a name, two cases a folder, the folder holds something else
@@ -99,13 +103,17 @@ def prepare(
     root = Path(store)
     if len({catalog.name for catalog in catalogs}) < len(catalogs):
         raise ValueError(f"catalogs {[catalog.name for catalog in catalogs]}: give each data set a name of its own")
-    pairs = [(replace(catalog, listing=()), case) for catalog in catalogs for case in scan(catalog).cases]
+    pairs: list[tuple[Catalog, Case]] = []
+    for catalog in catalogs:
+        bare = replace(catalog, listing=())  # what a worker needs of it
+        pairs += [(bare, case) for case in scan(catalog).cases]
     _check_folders([case for _, case in pairs])
+    listed = {case.key for _, case in pairs}
     with _locked(root):
         datasets = _merge_datasets(root, catalogs)
         _write_text(root / "store.json", json.dumps(datasets, indent=1, sort_keys=True) + "\n")
         work = partial(_bring_up_to_date, root=root, config=config, verify=verify)
-        prepared, kept, rejected = [], [], []
+        prepared, kept, rejected, records, retired = [], [], [], [], []
         try:
             for done, outcome in enumerate(run_isolated(work, pairs, workers), 1):
                 key = outcome.item[1].key
@@ -117,17 +125,27 @@ def prepare(
                 if progress is not None:
                     progress(done, len(pairs))
         finally:
-            records = list(read_records(root))
+            for record in read_records(root):
+                key = f"{record['dataset']}/{record['case']}"
+                is_listed = key in listed or all(record["dataset"] != catalog.name for catalog in catalogs)
+                (records if is_listed else retired).append(record if is_listed else key)
             rows = [json.dumps(record, sort_keys=True) + "\n" for record in records]
             _write_text(root / "index.jsonl", "".join(rows))
             rows = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(rejected)]
             _write_text(root / "rejected.jsonl", "".join(rows))
-    findings = find_duplicates([(r["dataset"], r["case"], r["patient"], r["fold"], r["content_hash"]) for r in records])
+    findings = find_split_patients([(r["dataset"], r["patient"], r["fold"]) for r in records])
+    findings += find_duplicates(
+        [(r["dataset"], r["case"], r["patient"], r["fold"], r["content_hash"]) for r in records]
+    )
     for finding in findings:
-        logger.warning("%s: %s", finding.code, finding.message)
-    seconds = time.monotonic() - started
+        logger.log(logging.INFO if finding.severity == "info" else logging.WARNING, "%s", finding.message)
     return PrepareReport(
-        tuple(sorted(prepared)), tuple(sorted(kept)), tuple(sorted(rejected)), tuple(findings), seconds
+        prepared=tuple(sorted(prepared)),
+        kept=tuple(sorted(kept)),
+        rejected=tuple(sorted(rejected)),
+        retired=tuple(retired),
+        findings=tuple(findings),
+        seconds=time.monotonic() - started,
     )
 
 
@@ -147,9 +165,10 @@ def read_records(store: Path) -> Iterator[dict[str, Any]]:
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) and record.get("version") == RECORD_VERSION else None
 
 
 def _bring_up_to_date(pair: tuple[Catalog, Case], root: Path, config: StoreConfig, verify: bool) -> str:
@@ -157,24 +176,24 @@ def _bring_up_to_date(pair: tuple[Catalog, Case], root: Path, config: StoreConfi
     catalog, case = pair
     folder = case_folder(root, case)
     record = _read_record(folder)
+    if record is not None and any(record[key] != value for key, value in describe(case).items()):
+        record = {**record, **describe(case)}
+        write_record(folder, record)  # before anything can fail: no case stays in a fold that it has left
     if record is not None and record.get("signature") == source_signature(catalog, case, config):
         bad = damaged_files(folder, record["files"], thorough=verify)
         if not bad:
-            if any(record[key] != value for key, value in describe(case).items()):
-                write_record(folder, {**record, **describe(case)})
             return "kept"
         logger.warning("%s: %s is damaged and is made again", case.key, ", ".join(bad))
-    draft = root / ".drafts" / uuid.uuid4().hex
-    draft.mkdir(parents=True)
-    try:
-        record = write_case(draft, catalog, case, config)
-        if bad := damaged_files(draft, record["files"]):
-            raise ValueError(f"{', '.join(bad)} cannot be read back as written: is the disk full or failing?")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove(root, folder)
-        os.rename(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with _lock(root / ".writing", is_shared=True):
+        draft = root / ".drafts" / uuid.uuid4().hex
+        draft.mkdir(parents=True)
+        try:
+            write_case(draft, catalog, case, config)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _remove(root, folder)
+            os.rename(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     return "prepared"
 
 
@@ -231,15 +250,28 @@ def _locked(root: Path) -> Iterator[None]:
     if root.exists() and any(root.iterdir()) and not (root / "store.json").is_file() and not (root / ".lock").exists():
         raise ValueError(f"{root} is neither empty nor a store: give another folder")
     root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as stream:
-        try:
-            import fcntl
+    try:
+        with _lock(root / ".lock", waits=False):
+            with _lock(root / ".writing"):  # workers of a killed run end with it, but may be in the middle of a case
+                shutil.rmtree(root / ".drafts", ignore_errors=True)
+            yield
+            shutil.rmtree(root / ".drafts", ignore_errors=True)
+    except BlockingIOError as error:
+        raise ValueError(f"another run is writing to {root}: wait for it to end") from error
 
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no flock: two runs at a time are the user's to avoid there
-            pass
-        except OSError as error:
-            raise ValueError(f"another run is writing to {root}: wait for it to end") from error
-        shutil.rmtree(root / ".drafts", ignore_errors=True)
+
+@contextmanager
+def _lock(path: Path, is_shared: bool = False, waits: bool = True) -> Iterator[None]:
+    """Holds a lock on a file, which goes with the process however it ends.
+
+    Raises:
+        BlockingIOError: if another process holds it and ``waits`` is false.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock: two runs at a time are the user's to avoid there
         yield
-        shutil.rmtree(root / ".drafts", ignore_errors=True)
+        return
+    with path.open("w") as stream:
+        fcntl.flock(stream, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | (0 if waits else fcntl.LOCK_NB))
+        yield

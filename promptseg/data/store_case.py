@@ -5,23 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .catalog import Case, Catalog
 from .catalog_check import content_hash
 from .label_maps import read_labels
-from .reading import grid_difference, read_grid
+from .reading import Grid, grid_difference, read_grid
+
+if TYPE_CHECKING:
+    from ..preprocessing import PreprocessingConfig
 
 RECORD_VERSION = 1
-RECORD, IMAGE, LABEL, FOREGROUND = "case.json", "image.b2nd", "label.b2nd", "foreground.npy"
-
-StatisticsHook = Callable[[np.ndarray], Mapping[str, Any]]
-"""Measures a canonical image, for the intensity preprocessing; returns what JSON can hold."""
+RECORD, IMAGE, LABEL = "case.json", "image.b2nd", "label.b2nd"
+FOREGROUND, INTENSITY = "foreground.npy", "intensity.npy"
+LABEL_COLUMNS = ("value", "voxels", "low_i", "low_j", "low_k", "high_i", "high_j", "high_k", "samples", "samples_stop")
+"""What the numbers of a label are in a record: box half-open in canonical voxels, samples as rows of the foreground."""
+MANY_LABELS = 100_000
+"""Label values above this are sorted instead of listed from 1 on."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,9 @@ class StoreConfig:
     """0 (none) to 9."""
     foreground_samples: int = 256
     """Voxels sampled of each label for the index; all of them where there are fewer."""
-    statistics: StatisticsHook | None = None
-    """Called with the canonical image; a function of a module, so that other processes can import it."""
+    preprocessing: PreprocessingConfig | None = None
+    """The model's intensity preprocessing. With it the store also holds each image's intensity mapping and preprocessed
+    coarser copies, which training crops at any scale are read from; without it, images and labels alone."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.block_size <= self.chunk_size:
@@ -53,12 +59,6 @@ class StoreConfig:
                 f"compression_level={self.compression_level} (0 to 9) or foreground_samples={self.foreground_samples} "
                 "(1 or more) is out of range"
             )
-
-    @property
-    def statistics_name(self) -> str:
-        """Where the hook comes from, as ``module:function``."""
-        hook = self.statistics
-        return "" if hook is None else f"{hook.__module__}:{getattr(hook, '__qualname__', type(hook).__name__)}"
 
 
 def source_signature(catalog: Catalog, case: Case, config: StoreConfig) -> str:
@@ -78,8 +78,10 @@ def source_signature(catalog: Catalog, case: Case, config: StoreConfig) -> str:
     reading += [catalog.trust_label_affine, case.frame, list(catalog.ignore)]
     if catalog.label_format == "probabilities":
         reading.append([term.value for term in catalog.terms])
-    storing = [config.chunk_size, config.block_size, config.compression_level, config.foreground_samples]
-    content = [RECORD_VERSION, files, values, reading, storing, config.statistics_name]
+    storing: list[Any] = [config.chunk_size, config.block_size, config.compression_level, config.foreground_samples]
+    if config.preprocessing is not None:
+        storing.append(asdict(config.preprocessing))
+    content = [RECORD_VERSION, files, values, reading, storing]
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
 
@@ -137,10 +139,10 @@ def write_case(folder: Path, catalog: Catalog, case: Case, config: StoreConfig) 
         record["statistics"] = intensity_statistics(image.array)
         if record["statistics"]["minimum"] == record["statistics"]["maximum"]:
             raise ValueError(f"{case.image}: every voxel is {image.array.flat[0]}")
-        if config.statistics is not None:
-            record["statistics"]["custom"] = _jsonable(config.statistics(image.array))
         record["nonfinite"] = image.nonfinite_count
         write_array(folder / IMAGE, image.array, config)
+        if config.preprocessing is not None:
+            record["pyramid"] = _write_pyramid(folder, image, config)
     if labels is not None:
         if image is not None and (difference := grid_difference(image, labels.grid)):
             raise ValueError(
@@ -149,8 +151,7 @@ def write_case(folder: Path, catalog: Catalog, case: Case, config: StoreConfig) 
         record["labels"], foreground = index_labels(labels.grid.array, case.key, config.foreground_samples)
         record["overlap_voxels"], record["disputed_voxels"] = labels.overlap_voxels, labels.disputed_voxels
         write_array(folder / LABEL, labels.grid.array, config)
-        with (folder / FOREGROUND).open("wb") as stream:
-            np.save(stream, foreground)
+        np.save(folder / FOREGROUND, foreground)
     for path in sorted(folder.iterdir()):
         _flush(path)
         record["files"][path.name] = {"bytes": path.stat().st_size, "checksum": file_checksum(path)}
@@ -158,8 +159,41 @@ def write_case(folder: Path, catalog: Catalog, case: Case, config: StoreConfig) 
     return record
 
 
+def level_file(level: int) -> str:
+    """Name of the array that holds a level of the pyramid, 1 or coarser."""
+    return f"level{level}.b2nd"
+
+
+def _write_pyramid(folder: Path, image: Grid, config: StoreConfig) -> dict[str, Any]:
+    """Writes the intensity mapping and the coarser levels; level 0 is the mapping of the stored image."""
+    from ..preprocessing import IntensityMapping
+    from .crops import build_pyramid
+
+    assert config.preprocessing is not None
+    mapping = IntensityMapping.from_array(image.array, config.preprocessing)
+    np.save(folder / INTENSITY, np.concatenate([[mapping.low, mapping.high], mapping.table]))
+    coarser = build_pyramid(image.array, image.spacing_mm, config.preprocessing)[1:]
+    for number, level in enumerate(coarser, 1):
+        write_array(folder / level_file(number), level.image, config)
+    return {
+        "preprocessing": asdict(config.preprocessing),
+        "levels": [
+            {
+                "shape": list(level.image.shape),
+                "spacing_mm": level.spacing_mm.tolist(),
+                "offset_mm": level.offset_mm.tolist(),
+            }
+            for level in coarser
+        ],
+    }
+
+
 def write_array(path: Path, array: np.ndarray, config: StoreConfig) -> None:
-    """Writes a 3D array as a blosc2 ``.b2nd`` file; equal arrays give equal bytes."""
+    """Writes a 3D array as a blosc2 ``.b2nd`` file and reads it back; equal arrays give equal bytes.
+
+    Raises:
+        ValueError: if the file does not hold the array.
+    """
     import blosc2
 
     chunks = tuple(min(config.chunk_size, side) for side in array.shape)
@@ -169,15 +203,17 @@ def write_array(path: Path, array: np.ndarray, config: StoreConfig) -> None:
         chunks=chunks,
         blocks=tuple(min(config.block_size, side) for side in chunks),
         cparams={
-            "codec": blosc2.Codec.LZ4 if path.name == IMAGE else blosc2.Codec.ZSTD,
+            "codec": blosc2.Codec.ZSTD if path.name == LABEL else blosc2.Codec.LZ4,
             "clevel": config.compression_level,
             "filters": [blosc2.Filter.BITSHUFFLE],
             "nthreads": 1,
         },
     )
+    if not np.array_equal(blosc2.open(str(path), mode="r", dparams={"nthreads": 1})[...], array):  # type: ignore
+        raise ValueError(f"{path} cannot be read back as written: is the disk full or failing?")
 
 
-def index_labels(labels: np.ndarray, key: str, samples: int) -> tuple[list[dict[str, Any]], np.ndarray]:
+def index_labels(labels: np.ndarray, key: str, samples: int) -> tuple[list[list[int]], np.ndarray]:
     """Finds the box, the size and some voxels of each label.
 
     Args:
@@ -186,18 +222,16 @@ def index_labels(labels: np.ndarray, key: str, samples: int) -> tuple[list[dict[
         samples: voxels of each label.
 
     Returns:
-        One entry per value but 0, ascending: ``value``, ``voxels``, half-open box ``low`` and ``high``, and ``samples``
-        (first row and row after the last in the voxels); and (V, 3) int32 sampled voxels.
+        One row of :data:`LABEL_COLUMNS` per value but 0, ascending; and (V, 3) int32 sampled voxels.
     """
     from scipy.ndimage import find_objects
 
-    lowest = min(int(labels.min()), 0)
-    positive = labels if lowest == 0 else labels.astype(np.int64) - lowest + 1
-    entries: list[dict[str, Any]] = []
+    values, positive = _numbered(labels)
+    entries: list[list[int]] = []
     rows: list[np.ndarray] = []
     first = 0
     for index, box in enumerate(find_objects(positive), 1):
-        value = index if lowest == 0 else index + lowest - 1
+        value = index if values is None else int(values[index - 1])
         if box is None or value == 0:
             continue
         inside = np.flatnonzero(labels[box] == value)
@@ -207,18 +241,19 @@ def index_labels(labels: np.ndarray, key: str, samples: int) -> tuple[list[dict[
         chosen = np.sort(rng.choice(inside, min(samples, len(inside)), replace=False))
         shape = tuple(side.stop - side.start for side in box)
         rows.append(np.stack(np.unravel_index(chosen, shape), axis=1) + low)
-        entries.append(
-            {
-                "value": value,
-                "voxels": len(inside),
-                "low": low.tolist(),
-                "high": [side.stop for side in box],
-                "samples": [first, first + len(chosen)],
-            }
-        )
+        high = [side.stop for side in box]
+        entries.append([value, len(inside), *low.tolist(), *high, first, first + len(chosen)])
         first += len(chosen)
     voxels = np.concatenate(rows) if rows else np.zeros((0, 3))
     return entries, voxels.astype(np.int32)
+
+
+def _numbered(labels: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    """Labels without negative and huge values, and what 1, 2, 3... stand for (None: themselves)."""
+    if int(labels.min()) >= 0 and int(labels.max()) <= MANY_LABELS:
+        return None, labels
+    values, numbers = np.unique(labels, return_inverse=True)
+    return values, numbers.reshape(labels.shape) + 1
 
 
 def intensity_statistics(array: np.ndarray, max_samples: int = 1_000_000) -> dict[str, Any]:
@@ -273,16 +308,7 @@ def damaged_files(folder: Path, files: Mapping[str, Mapping[str, Any]], thorough
     bad = []
     for name, expected in files.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != expected["bytes"]:
-            bad.append(name)
-        elif thorough and file_checksum(path) != expected["checksum"]:
+        is_there = path.is_file() and path.stat().st_size == expected["bytes"]
+        if not is_there or (thorough and file_checksum(path) != expected["checksum"]):
             bad.append(name)
     return bad
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(content) for key, content in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return [_jsonable(content) for content in value] if isinstance(value, (list, tuple)) else value

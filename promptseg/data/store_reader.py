@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from .store_case import IMAGE, LABEL
+from .store_case import IMAGE, LABEL, LABEL_COLUMNS
 from .store_source import ArraySource, FolderSource, Kind, read_padded
 
 
@@ -36,51 +37,62 @@ class LabelEntry:
     rows: tuple[int, int]
 
 
+@lru_cache(maxsize=512)
+def _decoded(line: bytes) -> dict[str, Any]:
+    record = json.loads(line)
+    record["labels"] = np.array(record["labels"], dtype=np.int64).reshape(-1, len(LABEL_COLUMNS))
+    return record
+
+
 @dataclass(frozen=True)
 class StoreCase:
     """One case of a store: what the index says about it, and crops of its arrays.
 
-    Coordinates are canonical voxels (closest to RAS), spacing and dtype the original's.
+    Coordinates are canonical voxels (closest to RAS), spacing and dtype the original's. A case in memory is its line of
+    the index, a few kB, so that a store of 100 000 cases is a few hundred MB.
 
     Attributes:
-        record: the case's line of the index.
+        dataset: name of the data set.
+        name: name within the data set.
+        patient: the unit that folds are made of.
+        fold: ``train``, ``validation`` or another.
+        modality: such as ``CT`` or ``MR T2``.
+        line: of the index, JSON.
         dataset_info: licence, terms and more, of its data set.
         source: where its bytes come from.
     """
 
-    record: dict[str, Any]
-    dataset_info: dict[str, Any]
-    source: ArraySource
+    dataset: str
+    name: str
+    patient: str
+    fold: str
+    modality: str
+    line: bytes = field(repr=False)
+    dataset_info: dict[str, Any] = field(repr=False)
+    source: ArraySource = field(repr=False)
+
+    @classmethod
+    def from_line(cls, line: bytes, datasets: dict[str, Any], source: ArraySource) -> StoreCase:
+        """A case of its line in the index.
+
+        Args:
+            line: JSON.
+            datasets: name of a data set -> what the store says about it.
+            source: where the bytes come from.
+        """
+        record = json.loads(line)
+        texts = [sys.intern(record[key]) for key in ("dataset", "case", "patient", "fold", "modality")]
+        return cls(*texts, line=line, dataset_info=datasets[record["dataset"]], source=source)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the index says, its labels as an (L, 10) array of LABEL_COLUMNS; not to be changed."""
+        return _decoded(self.line)
 
     @property
     def key(self) -> str:
         """``dataset/name``."""
         return f"{self.dataset}/{self.name}"
-
-    @property
-    def dataset(self) -> str:
-        """Name of the data set."""
-        return self.record["dataset"]
-
-    @property
-    def name(self) -> str:
-        """Name within the data set."""
-        return self.record["case"]
-
-    @property
-    def patient(self) -> str:
-        """The unit that folds are made of."""
-        return self.record["patient"]
-
-    @property
-    def fold(self) -> str:
-        """``train``, ``validation`` or another."""
-        return self.record["fold"]
-
-    @property
-    def modality(self) -> str:
-        """Such as ``CT`` or ``MR T2``."""
-        return self.record["modality"]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -130,30 +142,23 @@ class StoreCase:
 
     @property
     def statistics(self) -> dict[str, Any]:
-        """Intensity statistics; what the hook measured is under ``custom``. Empty without an image."""
+        """Extremes, mean, standard deviation and percentiles of the intensities. Empty without an image."""
         return self.record["statistics"]
 
-    @cached_property
+    @property
     def labels(self) -> dict[int, LabelEntry]:
         """Label value -> entry, for the values that occur and are not ignored."""
         terms = self.dataset_info["terms"]
         return {
-            entry["value"]: LabelEntry(
-                value=entry["value"],
-                term=terms.get(str(entry["value"])),
-                voxels=entry["voxels"],
-                low=tuple(entry["low"]),
-                high=tuple(entry["high"]),
-                rows=tuple(entry["samples"]),
-            )
-            for entry in self.record["labels"]
-            if entry["value"] not in self.dataset_info["ignore"]
+            value: LabelEntry(value, terms.get(str(value)), voxels, (i, j, k), (i_stop, j_stop, k_stop), (first, stop))
+            for value, voxels, i, j, k, i_stop, j_stop, k_stop, first, stop in self.record["labels"].tolist()
+            if value not in self.dataset_info["ignore"]
         }
 
     def foreground(self, value: int) -> np.ndarray:
         """Sampled voxels of a label, (V, 3) int32, sorted; reads a small file."""
         first, stop = self.labels[value].rows
-        return self.source.foreground(self.record)[first:stop]
+        return self.source.table(self.record, "foreground")[first:stop]
 
     def read_crop(
         self, start: Sequence[int], size: Sequence[int], kind: Kind = "image", fill: float | None = None
@@ -176,10 +181,18 @@ class StoreCase:
         if not (self.has_image if kind == "image" else self.has_label):
             raise ValueError(f"{self.key} has no {kind}")
         outside: float = fill if fill is not None else self.statistics["minimum"] if kind == "image" else 0
+        return self.read_array(kind, start, size, outside)
+
+    def read_array(self, name: str, start: Sequence[int], size: Sequence[int], fill: float = 0) -> np.ndarray:
+        """Reads a padded box of any array of the case: ``image``, ``label``, or a coarser ``level1``.
+
+        Raises:
+            ValueError: as :meth:`read_crop`.
+        """
         try:
-            return read_padded(self.source.open(self.record, kind), start, size, outside)
+            return read_padded(self.source.open(self.record, name), start, size, fill)
         except RuntimeError as error:  # blosc2's word for a chunk that does not decompress
-            raise ValueError(f"{kind} of {self.key} is damaged ({error}); prepare it again with --verify") from error
+            raise ValueError(f"{name} of {self.key} is damaged ({error}); prepare it again with --verify") from error
 
     def read(self, kind: Kind = "image") -> np.ndarray:
         """Reads the whole array."""
@@ -211,21 +224,21 @@ class Store:
         if not (root / "store.json").is_file() or not (root / "index.jsonl").is_file():
             raise ValueError(f"{root} is not a store: make one with promptseg data prepare CATALOG -o {root}")
         content = json.loads((root / "store.json").read_text(encoding="utf-8"))
-        with (root / "index.jsonl").open(encoding="utf-8") as stream:
-            records = [json.loads(line) for line in stream]
-        self._fill(content["datasets"], records, FolderSource(root, verify))
+        with (root / "index.jsonl").open("rb") as stream:
+            lines = [line.rstrip(b"\n") for line in stream]
+        self._fill(content["datasets"], lines, FolderSource(root, verify))
 
     @classmethod
-    def from_parts(cls, datasets: dict[str, Any], records: Sequence[dict[str, Any]], source: ArraySource) -> Store:
+    def from_parts(cls, datasets: dict[str, Any], lines: Sequence[bytes], source: ArraySource) -> Store:
         """A store whose index was read from elsewhere."""
         store = cls.__new__(cls)
-        store._fill(datasets, records, source)
+        store._fill(datasets, lines, source)
         return store
 
-    def _fill(self, datasets: dict[str, Any], records: Sequence[dict[str, Any]], source: ArraySource) -> None:
+    def _fill(self, datasets: dict[str, Any], lines: Sequence[bytes], source: ArraySource) -> None:
         self.datasets = datasets
         """Name of a data set -> licence, citation, terms and more."""
-        self.cases = tuple(StoreCase(record, datasets[record["dataset"]], source) for record in records)
+        self.cases = tuple(StoreCase.from_line(line, datasets, source) for line in lines)
         self._by_key = {case.key: case for case in self.cases}
 
     def __len__(self) -> int:
@@ -243,7 +256,7 @@ class Store:
         """Cases that have all the given properties."""
         wanted = {"fold": fold, "dataset": dataset, "modality": modality}
         wanted = {key: value for key, value in wanted.items() if value is not None}
-        return tuple(case for case in self.cases if all(case.record[key] == value for key, value in wanted.items()))
+        return tuple(case for case in self.cases if all(getattr(case, key) == value for key, value in wanted.items()))
 
     def verify(self) -> dict[str, list[str]]:
         """Compares every file with its checksum.

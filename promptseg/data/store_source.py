@@ -11,11 +11,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from .store_case import FOREGROUND, IMAGE, LABEL, damaged_files
+from .store_case import damaged_files
 
 Kind = Literal["image", "label"]
 MAX_OPEN_FILES = 64
 """Arrays that a thread keeps open; the least recently used one is closed."""
+_CURE = "make it again with: promptseg data prepare ... --verify"
 
 
 class StoredArray(Protocol):
@@ -39,12 +40,12 @@ class StoredArray(Protocol):
 class ArraySource(Protocol):
     """Where a store's bytes come from."""
 
-    def open(self, record: dict[str, Any], kind: Kind) -> StoredArray:
-        """Opens an array of a case; safe to call from any thread and process, cheap when called again."""
+    def open(self, record: dict[str, Any], name: str) -> StoredArray:
+        """Opens an array of a case: ``image``, ``label``, ``level1``; from any thread or process, cheap again."""
         ...
 
-    def foreground(self, record: dict[str, Any]) -> np.ndarray:
-        """(V, 3) sampled foreground voxels of a case."""
+    def table(self, record: dict[str, Any], name: str) -> np.ndarray:
+        """Reads a small array of a case, ``foreground`` or ``intensity``."""
         ...
 
     def damaged(self, record: dict[str, Any]) -> list[str]:
@@ -74,7 +75,7 @@ class FolderSource:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)
 
-    def open(self, record: dict[str, Any], kind: Kind) -> StoredArray:
+    def open(self, record: dict[str, Any], name: str) -> StoredArray:
         """See :class:`ArraySource`.
 
         Raises:
@@ -83,11 +84,11 @@ class FolderSource:
         if getattr(self._local, "process", None) != os.getpid():
             self._local.arrays, self._local.process = OrderedDict(), os.getpid()
         arrays: OrderedDict[str, StoredArray] = self._local.arrays
-        name = IMAGE if kind == "image" else LABEL
-        path = self.root / record["folder"] / name
+        file = f"{name}.b2nd"
+        path = self.root / record["folder"] / file
         array = arrays.pop(str(path), None)
         if array is None:
-            array = self._open(path, record["files"][name])
+            array = self._open(path, record["files"][file])
             while len(arrays) >= MAX_OPEN_FILES:
                 arrays.popitem(last=False)
         arrays[str(path)] = array
@@ -97,12 +98,20 @@ class FolderSource:
         import blosc2
 
         if damaged_files(path.parent, {path.name: expected}, thorough=self.verify == "checksum"):
-            raise ValueError(f"{path} is missing or damaged; make it again with: promptseg data prepare ... --verify")
+            raise ValueError(f"{path} is missing or damaged; {_CURE}")
         return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})  # type: ignore[return-value]
 
-    def foreground(self, record: dict[str, Any]) -> np.ndarray:
-        """See :class:`ArraySource`."""
-        return np.load(self.root / record["folder"] / FOREGROUND, allow_pickle=False)
+    def table(self, record: dict[str, Any], name: str) -> np.ndarray:
+        """See :class:`ArraySource`.
+
+        Raises:
+            ValueError: if the file is not as written.
+        """
+        path = self.root / record["folder"] / f"{name}.npy"
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} is missing or damaged ({error}); {_CURE}") from error
 
     def damaged(self, record: dict[str, Any]) -> list[str]:
         """See :class:`ArraySource`."""

@@ -1,21 +1,24 @@
 """A store as Zarr, for object stores: the same index and crops as :class:`~promptseg.data.store_reader.Store`.
 
-Needs the ``zarr`` extra, and for a remote address what fsspec needs for it (``s3fs`` for ``s3://``).
+Needs the ``data`` extra, and for a remote address what fsspec needs for it (``s3fs`` for ``s3://``).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import threading
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .store_case import IMAGE, LABEL, StoreConfig
+from .catalog_check import content_hash
+from .store_case import StoreConfig
 from .store_reader import Store, StoreCase
-from .store_source import ArraySource, Kind, StoredArray
+from .store_source import MAX_OPEN_FILES, ArraySource, StoredArray
 
 
 class ZarrSource(ArraySource):
@@ -52,24 +55,34 @@ class ZarrSource(ArraySource):
                 group = zarr.open_group(self.address, mode="r", storage_options=self.options)
             except FileNotFoundError as error:
                 raise ValueError(f"no Zarr store at {self.address}: write one with export_zarr") from error
-            self._local.group, self._local.process = group, os.getpid()
+            self._local.group, self._local.arrays, self._local.process = group, OrderedDict(), os.getpid()
         return self._local.group
 
-    def open(self, record: dict[str, Any], kind: Kind) -> StoredArray:
+    def open(self, record: dict[str, Any], name: str) -> StoredArray:
         """See :class:`~promptseg.data.store_source.ArraySource`."""
-        return self.group[f"{record['folder']}/{kind}"]
+        path, group = f"{record['folder']}/{name}", self.group
+        arrays: OrderedDict[str, StoredArray] = self._local.arrays  # opening one asks the object store for its metadata
+        array = arrays.pop(path, None)
+        if array is None:
+            array = group[path]
+            while len(arrays) >= MAX_OPEN_FILES:
+                arrays.popitem(last=False)
+        arrays[path] = array
+        return array
 
-    def foreground(self, record: dict[str, Any]) -> np.ndarray:
+    def table(self, record: dict[str, Any], name: str) -> np.ndarray:
         """See :class:`~promptseg.data.store_source.ArraySource`."""
-        return self.group[f"{record['folder']}/foreground"][:]
+        return self.group[f"{record['folder']}/{name}"][:]
 
     def damaged(self, record: dict[str, Any]) -> list[str]:
-        """Names of arrays with a chunk that does not decode or fails its CRC32C."""
+        """Names of arrays that do not decode, or whose values are not those that were written."""
         bad = []
-        for name in record["arrays"]:
+        for name, expected in record["arrays"].items():
             try:
-                self.group[f"{record['folder']}/{name}"][...]
+                found = content_hash(self.group[f"{record['folder']}/{name}"][...])
             except Exception:  # codecs raise their own errors; any of them means that the bytes are not as written
+                found = ""
+            if found != expected:
                 bad.append(name)
         return bad
 
@@ -91,7 +104,8 @@ def open_zarr_store(address: str | Path, options: dict[str, Any] | None = None) 
     content = source.group.attrs.asdict()
     if content.get("format") != "promptseg-store":
         raise ValueError(f"the Zarr group at {address} is not a promptseg store: write one with export_zarr")
-    return Store.from_parts(content["datasets"], content["index"], source)
+    lines = source.group["index"][:].tobytes().splitlines()
+    return Store.from_parts(content["datasets"], lines, source)
 
 
 def export_zarr(
@@ -120,7 +134,7 @@ def export_zarr(
     group = zarr.open_group(str(address), mode="w", storage_options=options)
     records = []
     for done, case in enumerate(store, 1):
-        names = []
+        hashes = {}
         for kind, array in _arrays(case):
             chunks = tuple(min(chunk_size, max(side, 1)) for side in array.shape)
             sides = zip(chunks, array.shape, strict=True)
@@ -129,26 +143,29 @@ def export_zarr(
                 f"{case.record['folder']}/{kind}", shape=array.shape, dtype=array.dtype, chunks=chunks, shards=shards
             )
             target[...] = array
-            names.append(kind)
-        records.append({**case.record, "arrays": names})
+            hashes[kind] = content_hash(array)
+        labels = case.record["labels"].tolist()
+        records.append(json.dumps({**case.record, "labels": labels, "arrays": hashes}, sort_keys=True) + "\n")
         if progress is not None:
             progress(done, len(store))
-    group.attrs.update({"format": "promptseg-store", "datasets": store.datasets, "index": records})
+    index = np.frombuffer("".join(records).encode(), dtype=np.uint8)
+    group.create_array("index", shape=index.shape, dtype=index.dtype, chunks=(1 << 22,))[...] = index
+    group.attrs.update({"format": "promptseg-store", "datasets": store.datasets})
 
 
-def _arrays(case: StoreCase) -> list[tuple[str, np.ndarray]]:
-    arrays: list[tuple[str, np.ndarray]] = []
-    if IMAGE in case.record["files"]:
-        arrays.append(("image", case.read("image")))
-    if LABEL in case.record["files"]:
-        arrays.append(("label", case.read("label")))
-        arrays.append(("foreground", case.source.foreground(case.record)))
-    return arrays
+def _arrays(case: StoreCase) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and values of everything that a case stores."""
+    for file in case.record["files"]:
+        name, _, ending = file.rpartition(".")
+        if ending == "npy":
+            yield name, case.source.table(case.record, name)
+        else:
+            yield name, np.asarray(case.source.open(case.record, name)[...])
 
 
 def _zarr() -> Any:
     try:
         import zarr
     except ImportError as error:
-        raise ValueError("a Zarr store needs the package zarr: pip install 'promptseg[zarr]'") from error
+        raise ValueError("a Zarr store needs the package zarr: pip install 'promptseg[data]'") from error
     return zarr

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .boxes import slices
+from .morphology import ball, closed, dilated, distance_mm, eroded
 from .prompts import ObjectPrompts
 from .segmenters import SegmenterAnswer, SegmenterImage
 from .working_grid import WorkingGrid
@@ -80,15 +81,13 @@ class ClassicalSegmenter:
             (n0, n1, n2) int8, 1 the object's, -1 not the object's, 0 to be decided; and, where a box or a mask bounds
             the object, (n0, n1, n2) bool of what lies outside of it.
         """
-        from scipy.ndimage import binary_dilation, binary_erosion
-
         seeds = np.zeros(grid.shape, dtype=np.int8)
         outside = None
         if prompts.mask is not None:
             inside = grid.mask_to_grid(prompts.mask) > 0.5
             depth = max(1, round(3.0 / float(grid.spacing_mm.min())))
-            seeds[binary_erosion(inside, iterations=depth)] = 1
-            outside = ~binary_dilation(inside, iterations=depth)
+            seeds[eroded(inside, depth)] = 1
+            outside = ~dilated(inside, depth)
         if prompts.box is not None:
             outside = np.ones(grid.shape, dtype=bool) if outside is None else outside
             low, high = grid.box_on_grid(prompts.box)
@@ -136,14 +135,12 @@ class BoxAsMask(ClassicalSegmenter):
 
     def segment(self, grid: WorkingGrid, seeds: np.ndarray, outside: np.ndarray | None) -> np.ndarray:
         """What is in the box or a ball, and not nearer to an excluded click than to an included one."""
-        from scipy.ndimage import distance_transform_edt
-
         if not (seeds == 1).any():
             return np.zeros(grid.shape)
-        to_inside = distance_transform_edt(seeds != 1, sampling=grid.spacing_mm)
+        to_inside = distance_mm(seeds == 1, grid.spacing_mm)
         taken = to_inside <= self.radius_mm if outside is None else ~outside
         if (seeds == -1).any():
-            to_excluded = distance_transform_edt(seeds != -1, sampling=grid.spacing_mm)
+            to_excluded = distance_mm(seeds == -1, grid.spacing_mm)
             taken = taken & ((to_inside < to_excluded) | (to_excluded > self.radius_mm))
         return taken.astype(np.float32)
 
@@ -192,17 +189,15 @@ class RegionGrowing(ClassicalSegmenter):
     def _tidied(
         self, region: np.ndarray, seeds: np.ndarray, outside: np.ndarray | None, grid: WorkingGrid
     ) -> np.ndarray:
-        from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_edt
+        from scipy.ndimage import binary_fill_holes
 
         if outside is not None:
             region = region & ~outside
         if self.closing:
-            ball = _ball(self.closing)
-            region = binary_closing(np.pad(region, self.closing), ball)[_inner(self.closing)] | region
+            region = closed(region, self.closing)
         region = np.asarray(binary_fill_holes(region))
         if (region & (seeds == -1)).any():
-            to_inside = distance_transform_edt(seeds != 1, sampling=grid.spacing_mm)
-            region &= to_inside < distance_transform_edt(seeds != -1, sampling=grid.spacing_mm)
+            region &= distance_mm(seeds == 1, grid.spacing_mm) < distance_mm(seeds == -1, grid.spacing_mm)
         return (region | (seeds == 1)) & (seeds != -1)
 
 
@@ -223,7 +218,7 @@ class FastMarching(ClassicalSegmenter):
 
     def segment(self, grid: WorkingGrid, seeds: np.ndarray, outside: np.ndarray | None) -> np.ndarray:
         """Compares the arrival times of both fronts."""
-        from scipy.ndimage import binary_dilation, gaussian_gradient_magnitude, median_filter
+        from scipy.ndimage import gaussian_gradient_magnitude, median_filter
 
         if not (seeds == 1).any():
             return np.zeros(grid.shape)
@@ -235,7 +230,7 @@ class FastMarching(ClassicalSegmenter):
         inside = self._arrival(smooth, seeds == 1, spread, barrier, limit, grid)
         excluded = seeds == -1
         if outside is not None:
-            excluded |= outside & binary_dilation(~outside)
+            excluded |= outside & dilated(~outside, 1)
         reach = np.full(grid.shape, limit)
         if excluded.any():
             reach = np.minimum(reach, self._arrival(smooth, excluded, spread, barrier, limit, grid))
@@ -284,7 +279,6 @@ class RandomWalker(ClassicalSegmenter):
 
     def segment(self, grid: WorkingGrid, seeds: np.ndarray, outside: np.ndarray | None) -> np.ndarray:
         """Probability that a walker meets an included seed first, moved so that 0.5 is the threshold."""
-        from scipy.ndimage import binary_dilation
         from skimage.segmentation import random_walker
 
         if not (seeds == 1).any():
@@ -295,14 +289,15 @@ class RandomWalker(ClassicalSegmenter):
         marked[border] = 2
         if outside is not None:
             marked[outside] = 2
-        ball = _ball(self.seed_radius)
         for value, label in ((-1, 2), (1, 1)):
-            marked[binary_dilation(seeds == value, ball) if self.seed_radius else seeds == value] = label
+            marked[dilated(seeds == value, 1, ball(self.seed_radius))] = label
         marked[seeds == -1], marked[seeds == 1] = 2, 1
         if (marked != 0).all():
             return (marked == 1).astype(np.float32)
         low, high = np.percentile(grid.image, [1, 99])
         data = np.clip((grid.image - low) / max(float(high - low), 1e-6), 0, 1)
+        if data.min() == data.max():
+            data.flat[0] = 1.0  # scikit-image divides by the standard deviation, and would search for ever
         spacing = grid.spacing_mm / grid.spacing_mm.min()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The probability range is outside")
@@ -310,16 +305,6 @@ class RandomWalker(ClassicalSegmenter):
                 data, marked, beta=self.beta, mode="cg_j", tol=1e-3, spacing=tuple(spacing), return_full_prob=True
             )[0]
         return probability - self.threshold + 0.5
-
-
-def _ball(radius: int) -> np.ndarray:
-    grid = np.indices((2 * radius + 1,) * 3) - radius
-    return (grid**2).sum(axis=0) <= radius**2 + 0.5
-
-
-def _inner(margin: int) -> tuple[slice, slice, slice]:
-    inner = slice(margin, -margin)
-    return inner, inner, inner
 
 
 BASELINES: dict[str, type[ClassicalSegmenter]] = {

@@ -227,11 +227,13 @@ class EvaluationObject:
         label: smallest of its label values.
         name: what it is.
         truth: its ground truth.
+        is_union: whether it is made of several label values, each of which may be an object too.
     """
 
     label: int
     name: str
     truth: TrueObject
+    is_union: bool = False
 
 
 def objects_of(loaded: LoadedCase, tolerance_mm: float) -> Iterator[EvaluationObject]:
@@ -242,12 +244,13 @@ def objects_of(loaded: LoadedCase, tolerance_mm: float) -> Iterator[EvaluationOb
         present = [boxes[v] for v in values if v in boxes]
         if not present:
             continue
-        low = np.min([b[0] for b in present], axis=0)
-        high = np.max([b[1] for b in present], axis=0)
+        low = np.stack([b[0] for b in present]).min(axis=0)
+        high = np.stack([b[1] for b in present]).max(axis=0)
         part = loaded.labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-        mask = np.isin(part, values) if len(values) > 1 else part == values[0]
+        first, *others = values
+        mask = np.isin(part, values) if others else part == first
         truth = TrueObject(mask, spacing, low.tolist(), loaded.labels.shape, tolerance_mm)
-        yield EvaluationObject(min(values), name, truth)
+        yield EvaluationObject(min(values), name, truth, is_union=bool(others))
 
 
 def _boxes_by_value(labels: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:

@@ -4,7 +4,8 @@ The error is where the two differ, missing and superfluous voxels together. Its 
 and the point of it that lies deepest is clicked: to include it where the truth has the object, else to exclude it. A
 first click is the same on an empty prediction: the deepest point of the object's largest component.
 
-Training uses another user, :mod:`promptseg.data.prompt_simulator`, who is random and less exact.
+Training uses another user, :mod:`promptseg.data.prompt_simulator`, who is random and less exact: it approximates depth
+in batches on the device, and imports the model, which the scorer must not. Here depth is exact, and in millimetres.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .boxes import bounding_box, slices
+from .components import number_components
 
 CHALLENGE_SEED = 42
 """Seed that the challenge's scorer sets before it draws one of several equally deep voxels."""
@@ -110,15 +112,13 @@ def largest_component(region: np.ndarray) -> tuple[np.ndarray, np.ndarray] | Non
 
     Returns:
         Its first voxel (3,) int and the component in its own bounding box, bool; None for an empty region. Of equally
-        large ones, the one that cc3d numbers first.
+        large ones, the one that is numbered first.
     """
-    import cc3d
-
     box = bounding_box(region)
     if box is None:
         return None
-    part = np.ascontiguousarray(region[slices(*box)])
-    numbered = cc3d.connected_components(part, connectivity=26)
+    part = region[slices(*box)]
+    numbered, _ = number_components(part)
     sizes = np.bincount(numbered[part])
     component = numbered == int(np.argmax(sizes))
     own = bounding_box(component)

@@ -13,7 +13,7 @@ import numpy as np
 
 from .records import StepRecord, read_csv
 from .statistics import PatientBootstrap
-from .summary import Curves, case_challenge_scores
+from .summary import Curves, case_challenge_scores, without_nan
 
 
 def _positional(metavar: str) -> Any:
@@ -150,6 +150,7 @@ def compare_reports(a: str | Path, b: str | Path, config: CompareConfig | None =
     if not pairs:
         raise ValueError(f"{a} and {b} have no object in common: evaluate both on the same catalog and fold")
     rows_a, rows_b = (np.array(side) for side in zip(*pairs, strict=True))
+    _refuse_other_truth(curves_a, curves_b, rows_a, rows_b, f"{a} and {b}")
     bootstrap = PatientBootstrap(
         curves_a.datasets[rows_a].tolist(), curves_a.patients[rows_a].tolist(), config.bootstrap, config.seed
     )
@@ -185,10 +186,23 @@ def compare_reports(a: str | Path, b: str | Path, config: CompareConfig | None =
     )
 
 
+def _refuse_other_truth(
+    curves_a: Curves, curves_b: Curves, rows_a: np.ndarray, rows_b: np.ndarray, folders: str
+) -> None:
+    """Objects of one name whose true sizes differ were evaluated against different labels."""
+    one, other = curves_a["voxels"][rows_a, 0], curves_b["voxels"][rows_b, 0]
+    if not (one == other).all():
+        place = int(np.flatnonzero(one != other)[0])
+        dataset, case, _, name = curves_a.objects[rows_a[place]]
+        raise ValueError(
+            f"{folders}: {name} of {dataset}/{case} has {one[place]:.0f} voxels in one and {other[place]:.0f} in the "
+            "other; evaluate both against the same labels"
+        )
+
+
 def write_comparison(comparison: Comparison, path: str | Path) -> Path:
     """Writes a comparison as JSON."""
-    content = json.loads(json.dumps(asdict(comparison)).replace("NaN", "null"))
-    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    Path(path).write_text(json.dumps(without_nan(asdict(comparison)), indent=1) + "\n", encoding="utf-8")
     return Path(path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -37,7 +38,7 @@ def describe_environment() -> dict[str, Any]:
             versions[package] = __version__ if package == "promptseg" else "not installed"
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": command_line(),
         "git_revision": git_revision(),
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -46,6 +47,13 @@ def describe_environment() -> dict[str, Any]:
         "device": _gpu(),
         "versions": versions,
     }
+
+
+def command_line() -> str:
+    """How this process was called, to be pasted into a shell."""
+    program = Path(sys.argv[0]).name
+    words = ["promptseg"] if program in ("promptseg", "__main__.py") else ["python", sys.argv[0]]
+    return shlex.join([*words, *sys.argv[1:]])
 
 
 def git_revision() -> str:

@@ -12,8 +12,9 @@ h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin-top:2.2rem;bo
 h3{font-size:1rem;margin:1.2rem 0 .3rem}
 table{border-collapse:collapse;margin:.6rem 0;font-size:13.5px}
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e4e4;vertical-align:top}
+td{white-space:nowrap}
 th{background:#f5f5f5;font-weight:600}th:first-child,td:first-child{text-align:left}
-tr.b td:first-child{font-style:italic}.n{color:#777;font-size:12px;white-space:nowrap}
+tr.b td:first-child{font-style:italic}.n{color:#777;font-size:12px}
 .charts{display:flex;flex-wrap:wrap;gap:1rem}.wide{overflow-x:auto}
 figure{margin:.6rem 0}figcaption{font-size:13px;color:#444}img{max-width:100%;background:#000}
 .warn{background:#fff3cd;padding:.6rem .9rem;border-left:4px solid #d39e00}

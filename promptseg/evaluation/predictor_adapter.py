@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ class PredictorSegmenter:
 
     Args:
         predictor: to be measured.
-        accepts: kinds of prompts it understands; None for those of promptseg's own weights without text.
+        accepts: kinds of prompts it understands; None for those of promptseg's own weights, with text where they have
+            learnt it.
 
     Example:
         >>> PredictorSegmenter.from_pretrained("promptseg-tiny")  # doctest: +SKIP
@@ -27,6 +29,7 @@ class PredictorSegmenter:
         self.predictor = predictor
         spoken = {"text"} if getattr(predictor, "understands_text", False) else set()
         self.accepts = accepts or frozenset({"points", "box", "scribbles", "mask", *spoken})
+        logging.getLogger("promptseg.predictor").setLevel(logging.ERROR)  # an empty mask is scored, not warned of
 
     @classmethod
     def from_pretrained(cls, name: str, device: str | None = None) -> PredictorSegmenter:
@@ -44,7 +47,7 @@ class PredictorSegmenter:
         if is_sam_med3d(name):
             from ..models.sam_med3d.predictor import SamMed3DPredictor
 
-            return cls(SamMed3DPredictor.from_pretrained(name, device=device), frozenset({"points", "mask"}))
+            return cls(SamMed3DPredictor.from_pretrained(name, device=device), accepted_prompts(name))
         return cls(Predictor.from_pretrained(name, device=device))
 
     def set_image(self, image: SegmenterImage) -> None:
@@ -68,6 +71,11 @@ class PredictorSegmenter:
             text=prompts.text,
         )
         return SegmenterAnswer(prediction.mask, prediction.score, prediction.encoder_calls)
+
+
+def accepted_prompts(name: str) -> frozenset[str]:
+    """Kinds of prompts that weights understand, text apart, without loading them."""
+    return frozenset({"points", "mask"}) if is_sam_med3d(name) else frozenset({"points", "box", "scribbles", "mask"})
 
 
 def is_sam_med3d(name: str) -> bool:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .baselines import BASELINES, tuned_parameters
-from .segmenters import ClickedVoxelsSegmenter, EmptySegmenter, InteractiveSegmenter, OracleSegmenter
+from .segmenters import ALL_PROMPTS, ClickedVoxelsSegmenter, EmptySegmenter, InteractiveSegmenter, OracleSegmenter
 
 _KNOWN: dict[str, Callable[[], InteractiveSegmenter]] = {
     "oracle": OracleSegmenter,
     "empty": EmptySegmenter,
     "clicked-voxels": ClickedVoxelsSegmenter,
 }
+_ACCEPTED = {"nninteractive": ALL_PROMPTS - {"text"}, "test": ALL_PROMPTS}
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,13 @@ class SegmenterSpec:
         """Whether it understands all kinds of prompts of a protocol; weights are loaded only to ask about text."""
         if self.kind == "baseline":
             return kinds <= BASELINES[self.argument].accepts
-        if self.kind == "factory" or "text" in kinds:
-            return kinds <= self.build().accepts
-        return True
+        if self.kind in ("nninteractive", "test"):
+            return kinds <= _ACCEPTED[self.kind]
+        if self.kind == "weights" and "text" not in kinds:
+            from .predictor_adapter import accepted_prompts
+
+            return kinds <= accepted_prompts(self.argument)
+        return kinds <= self.build().accepts
 
     def build(self) -> InteractiveSegmenter:
         """Makes the segmenter.

@@ -15,12 +15,15 @@ from .html import estimate, number, page, pairs, share, table
 from .records import StepRecord
 from .work import CaseTask
 
+SHOWN_STEPS = (0, 1, 3, 5, 10)
+"""Of the curves, in tables."""
+
 EXPLANATIONS = {
     "clicks": "A simulated user clicks the deepest point of the object, then, up to the number of clicks asked for, "
     "the deepest point of the largest 26-connected error, missing and superfluous voxels together.",
-    "cvpr25": "The CVPR 2025 interactive challenge: the box of the object's middle slice with its range of slices, then "
-    "five clicks at the deepest point (in voxels) of the largest 26-connected error. AUC is the area under the five "
-    "clicks' curve, at most 4. A case's NSD counts as 0 where its mean Dice is not above 0.2.",
+    "cvpr25": "The CVPR 2025 interactive challenge: the box of the object's middle slice with its range of slices, "
+    "then five clicks at the deepest point (in voxels) of the largest 26-connected error. AUC is the area under the "
+    "five clicks' curve, at most 4. A case's NSD counts as 0 where its mean Dice is not above 0.2.",
     "box": "One tight 3D box around the object.",
     "scribble": "A line along the middle of the object, then of the largest error, on one slice.",
     "mask": "A mask corrupted to a Dice of 0.7 is handed over (step 0), then clicks as in the protocol clicks.",
@@ -69,13 +72,17 @@ def _head(summary: dict[str, Any], models: dict[str, Any], config: EvaluationCon
         (first["datasets"], "data set"),
     ]
     objects, cases, patients, datasets = (f"{n} {noun}{'s' if n != 1 else ''}" for n, noun in counts)
+    skipped = (
+        f" Objects of fewer than {config.min_voxels} voxels that were left out: {summary['skipped_objects']}."
+        if config.min_voxels > 1
+        else ""
+    )
     lines = [
         f"<h1>Interactive segmentation: protocol {escape(config.protocol)}</h1>",
-        f"<p>{objects} of {cases}, {patients}, {datasets}, fold <i>{escape(config.fold)}</i>. Objects of fewer than "
-        f"{config.min_voxels} voxels that were left out: {summary['skipped_objects']}.</p>",
-        f"<p>{EXPLANATIONS[config.protocol]} Every object is simulated alone. NSD at {config.tolerance_mm:g} mm. Numbers "
-        "in grey are 95 % intervals from resampling patients within data sets; baselines and test models are in "
-        "italics.</p>",
+        f"<p>{objects} of {cases}, {patients}, {datasets}, fold <i>{escape(config.fold)}</i>.{skipped}</p>",
+        f"<p>{EXPLANATIONS[config.protocol]} Every object is simulated alone. NSD at {config.tolerance_mm:g} mm. "
+        "Numbers in grey are 95 % intervals from resampling patients within data sets; baselines and test models are "
+        "in italics.</p>",
     ]
     failures = [(name, f) for name, m in summary["models"].items() for f in m["failures"]]
     if failures:
@@ -137,6 +144,19 @@ def _curves(models: dict[str, Any], config: EvaluationConfig) -> list[str]:
             ]
             charts.append(draw_chart(drawn, ChartFrame(title, "number of corrections", title, steps)))
         lines.append(f'<div class="charts">{"".join(charts)}</div>')
+    is_marked = [m["is_baseline"] for m in models.values()]
+    shown = [step for step in SHOWN_STEPS if step in steps] or [steps[-1]]
+    for key, title in (("dice", "mean of all objects"), ("dice_of_datasets", "mean of the data sets' means")):
+        rows = [
+            [escape(name), *(estimate(point[key]) for point in m["curve"] if point["step"] in shown)]
+            for name, m in models.items()
+        ]
+        head = ["model", *(f"step {step}" for step in shown)]
+        lines += [f"<h3>Dice, {title}</h3>", table(head, rows, is_marked)]
+    return lines + (_clicks_to_reach(models) if len(steps) > 1 else [])
+
+
+def _clicks_to_reach(models: dict[str, Any]) -> list[str]:
     head, rows = ["model"], []
     thresholds = list(next(iter(models.values()))["clicks_to_reach"])
     for threshold in thresholds:
@@ -147,12 +167,11 @@ def _curves(models: dict[str, Any], config: EvaluationConfig) -> list[str]:
             entry = m["clicks_to_reach"][threshold]
             cells += [estimate(entry["mean"], 2), share(entry["share_reached"])]
         rows.append(cells)
-    lines += [
+    return [
         "<h3>Number of clicks to reach a Dice of 0.80, 0.85, 0.90</h3><p>Objects that never reach it count as the last "
         "step.</p>",
         table(head, rows, [m["is_baseline"] for m in models.values()]),
     ]
-    return lines
 
 
 def _interaction(models: dict[str, Any]) -> list[str]:
@@ -185,7 +204,13 @@ def _interaction(models: dict[str, Any]) -> list[str]:
                 number(m["encoder_calls"]["later"], 1),
             ]
         )
-    lines = ["<h2>Interaction</h2>", table(head, rows, [m["is_baseline"] for m in models.values()])]
+    lines = [
+        "<h2>Interaction</h2>",
+        "<p>A click is respected if its voxel is in the answer, or out of it for a click that excludes. Losses compare "
+        "each answer with the one before it. Jitter gives the first prompt again, slightly elsewhere. Encoder calls "
+        "are passes of the image encoder for one answer.</p>",
+        table(head, rows, [m["is_baseline"] for m in models.values()]),
+    ]
     estimating = {
         name: m["calibration"] for name, m in models.items() if m["calibration"]["count"] and not m["is_baseline"]
     }
@@ -207,11 +232,19 @@ def _interaction(models: dict[str, Any]) -> list[str]:
 
 
 def _groups(models: dict[str, Any]) -> list[str]:
+    """Every model side by side, then each that is not a baseline by itself; all sorted by the first of those."""
+    main = {name: m for name, m in models.items() if not m["is_baseline"]} or models
+    leading = next(iter(main.values()))
     lines = []
     for key, title in (("by_dataset", "By data set, the worst first"), ("by_label", "By structure, the worst first")):
         lines.append(f"<h2>{title}</h2>")
-        main = {name: m for name, m in models.items() if not m["is_baseline"]} or models
-        for name, m in (models if key == "by_dataset" else main).items():
+        final = {name: {g["group"]: g["final_dice"]["mean"] for g in m[key]} for name, m in models.items()}
+        rows = [
+            [escape(g["group"]), str(g["objects"]), *(number(final[name].get(g["group"])) for name in models)]
+            for g in leading[key]
+        ]
+        lines += ["<h3>Dice, last step</h3>", table(["", "objects", *models], rows)]
+        for name, m in main.items():
             rows = [
                 [
                     escape(g["group"]),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from .cases import EvaluationCase, find_cases
 from .config import EvaluationConfig
-from .environment import describe_environment
+from .environment import describe_environment, git_revision
 from .protocols import choose_protocol
 from .records import StepRecord, sorted_records, write_csv
 from .registry import SegmenterSpec, parse_specs
@@ -64,7 +63,7 @@ def run_evaluation(config: EvaluationConfig) -> EvaluationResult:
     cases = choose_cases(find_cases(config.catalog, config.fold, config.root), config)
     revisions = {spec.name: spec.revision() for spec in specs}
     output = Path(config.output)
-    prepare_folder(output, config, revisions)
+    code_before = prepare_folder(output, config, revisions)
     tasks = [
         CaseTask(spec, revisions[spec.name], case, config.settings(), str(output)) for spec in specs for case in cases
     ]
@@ -73,6 +72,15 @@ def run_evaluation(config: EvaluationConfig) -> EvaluationResult:
         logger.info(
             "%d of %d cases are there already and are not computed again", len(tasks) - len(waiting), len(tasks)
         )
+        if code_before not in ("", code_revision()):
+            logger.warning(
+                "-o %s: %d cases were made with promptseg %s and are kept, the others come from %s; "
+                "--no-resume computes all of them with one",
+                output,
+                len(tasks) - len(waiting),
+                code_before,
+                code_revision(),
+            )
     run_tasks(waiting, config.workers, config.threads)
     return write_results(config, specs, tasks)
 
@@ -110,8 +118,11 @@ def choose_cases(cases: Sequence[EvaluationCase], config: EvaluationConfig) -> l
     return [cases[place] for place in sorted(kept)]
 
 
-def prepare_folder(output: Path, config: EvaluationConfig, revisions: Mapping[str, str]) -> None:
+def prepare_folder(output: Path, config: EvaluationConfig, revisions: Mapping[str, str]) -> str:
     """Makes the output folder, or checks that what is in it may be gone on with.
+
+    Returns:
+        The code that made what is in it, as of :func:`code_revision`; empty for a new folder.
 
     Raises:
         ValueError: for a folder of other settings or weights; or one that is not a report and not empty.
@@ -130,10 +141,22 @@ def prepare_folder(output: Path, config: EvaluationConfig, revisions: Mapping[st
         else:
             for name in ("cases", "masks", "npz", "npz_answers"):
                 shutil.rmtree(output / name, ignore_errors=True)
-    content = {"settings": config.settings(), "revisions": {**before.get("revisions", {}), **revisions}}
+    content = {
+        "settings": config.settings(),
+        "revisions": {**before.get("revisions", {}), **revisions},
+        "code": code_revision(),
+    }
     partial = output / "run.json.partial"
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     partial.replace(run_path)
+    return before.get("code", "")
+
+
+def code_revision() -> str:
+    """The package's version, and the commit of its checkout where it has one."""
+    from .. import __version__
+
+    return " ".join(filter(None, (__version__, git_revision())))
 
 
 def _refuse_other_settings(
@@ -165,7 +188,7 @@ def write_results(
         records,
         specs=specs,
         config=config,
-        environment={**describe_environment(), "command": " ".join(["promptseg", *_words()])},
+        environment=describe_environment(),
         skipped=sum(content.skipped for task, content in files.items() if task.spec == specs[0]),
         errors=[
             (task.spec.name, f"{task.case.dataset}/{task.case.name}", e) for task, c in files.items() for e in c.errors
@@ -178,10 +201,6 @@ def write_results(
     partial.replace(output / "summary.json")
     report = write_report(output, records, summary, tasks, config)
     return EvaluationResult(tuple(records), summary, output, report)
-
-
-def _words() -> list[str]:
-    return sys.argv[1:]
 
 
 def without_timing(record: StepRecord) -> StepRecord:

@@ -28,6 +28,10 @@ class Estimate:
 class PatientBootstrap:
     """Resamples patients within data sets: objects of one patient are not independent, and data sets are not a sample.
 
+    A data set of one patient says nothing about how patients differ, so data sets of one patient are resampled
+    together, and one that is left alone together with the smallest of the others. The interval is then too wide rather
+    than too narrow.
+
     Args:
         datasets: of each object, (N,).
         patients: of each object, (N,).
@@ -45,7 +49,8 @@ class PatientBootstrap:
     ) -> None:
         keys = [f"{d}\x00{p}" for d, p in zip(datasets, patients, strict=True)]
         self._unique, self._group = np.unique(keys, return_inverse=True)
-        strata = np.array([key.split("\x00")[0] for key in self._unique])
+        self._dataset = np.array([key.split("\x00")[0] for key in self._unique])
+        strata = _joined_strata(self._dataset.tolist())
         generator = np.random.default_rng(seed)
         self._draws = np.zeros((resamplings, len(self._unique)))
         for stratum in np.unique(strata):
@@ -64,18 +69,47 @@ class PatientBootstrap:
         Args:
             values: (N,) float.
         """
+        return self._estimate(values, np.zeros(len(self._unique), dtype=int))
+
+    def mean_of_datasets(self, values: np.ndarray) -> Estimate:
+        """Mean of the data sets' means, so that a large data set counts as much as a small one; NaN left out.
+
+        Args:
+            values: (N,) float.
+        """
+        return self._estimate(values, np.unique(self._dataset, return_inverse=True)[1])
+
+    def _estimate(self, values: np.ndarray, part: np.ndarray) -> Estimate:
+        """Mean of the means of parts; ``part`` (P,) numbers the part of each patient."""
         known = np.isfinite(values)
         if not known.any():
             return Estimate(np.nan, np.nan, np.nan)
         sums = np.bincount(self._group, np.where(known, values, 0.0), minlength=len(self._unique))
-        counts = np.bincount(self._group, known, minlength=len(self._unique))
-        mean = float(sums.sum() / counts.sum())
+        counts = np.bincount(self._group, known, minlength=len(self._unique)).astype(float)
+        member = np.eye(part.max() + 1)[part]  # (P, parts)
+        mean = float(_mean_of_ratios(sums @ member, counts @ member))
         if np.count_nonzero(counts) < 2:
             return Estimate(mean, np.nan, np.nan)
-        totals = self._draws @ counts
-        means = (self._draws @ sums)[totals > 0] / totals[totals > 0]
-        low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        means = _mean_of_ratios((self._draws * sums) @ member, (self._draws * counts) @ member)
+        low, high = np.nanquantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return Estimate(mean, float(low), float(high))
+
+
+def _mean_of_ratios(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(..., parts) -> (...) mean of ``sums / counts`` over the parts that have a count; NaN where none has."""
+    there = counts > 0
+    ratios = np.divide(sums, counts, out=np.zeros_like(sums), where=there)
+    return np.where(there.any(axis=-1), ratios.sum(axis=-1) / np.maximum(there.sum(axis=-1), 1), np.nan)
+
+
+def _joined_strata(strata: Sequence[str]) -> np.ndarray:
+    """(N,) names of strata, of which none has a single member unless there is only one."""
+    names, counts = np.unique(strata, return_counts=True)
+    order = np.argsort(counts, kind="stable")
+    joined = {str(names[n]) for n in order if counts[n] == 1}
+    if len(joined) == 1:
+        joined |= {str(names[n]) for n in order[:2]}
+    return np.array(["" if stratum in joined else stratum for stratum in strata])
 
 
 def clicks_to_reach(curves: np.ndarray, steps: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:

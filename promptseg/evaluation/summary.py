@@ -90,7 +90,7 @@ def summarise(
         "skipped_objects": skipped,
         "models": models,
     }
-    return _without_nan(content)
+    return without_nan(content)
 
 
 def summarise_model(records: Sequence[StepRecord], config: EvaluationConfig) -> dict[str, Any]:
@@ -101,17 +101,21 @@ def summarise_model(records: Sequence[StepRecord], config: EvaluationConfig) -> 
     bootstrap = PatientBootstrap(curves.datasets.tolist(), curves.patients.tolist(), config.bootstrap, config.seed)
     dice, nsd, steps = curves["dice"], curves["nsd"], curves.steps
     asked = ~curves["is_carried"].astype(bool) & ~curves["is_failed"].astype(bool)
-    by_dataset = [dice[curves.datasets == d, -1].mean() for d in np.unique(curves.datasets)]
     content: dict[str, Any] = {
         "objects": len(curves.objects),
         "cases": len(np.unique(curves.cases)),
         "patients": bootstrap.num_patients,
-        "datasets": len(by_dataset),
+        "datasets": len(np.unique(curves.datasets)),
         "first": _metrics(curves, bootstrap, 0),
         "final": _metrics(curves, bootstrap, -1),
-        "final_dice_mean_of_datasets": float(np.mean(by_dataset)),
         "curve": [
-            {"step": int(s), "dice": asdict(bootstrap.mean(dice[:, n])), "nsd": asdict(bootstrap.mean(nsd[:, n]))}
+            {
+                "step": int(s),
+                "dice": asdict(bootstrap.mean(dice[:, n])),
+                "nsd": asdict(bootstrap.mean(nsd[:, n])),
+                "dice_of_datasets": asdict(bootstrap.mean_of_datasets(dice[:, n])),
+                "nsd_of_datasets": asdict(bootstrap.mean_of_datasets(nsd[:, n])),
+            }
             for n, s in enumerate(steps)
         ],
         "clicks_to_reach": {f"{t:.2f}": _noc(dice, steps, t, bootstrap) for t in NOC_THRESHOLDS},
@@ -123,10 +127,7 @@ def summarise_model(records: Sequence[StepRecord], config: EvaluationConfig) -> 
         "calibration": asdict(calibration_of(curves["predicted_iou"][asked], curves["iou"][asked])),
         "jitter": _jitter(records, curves),
         "seconds": _seconds(curves["seconds"]),
-        "encoder_calls": {
-            "first": _mean(curves["encoder_calls"][:, :1]),
-            "later": _mean(curves["encoder_calls"][:, 1:]),
-        },
+        "encoder_calls": {name: _mean(values) for name, values in _first_and_later(curves["encoder_calls"]).items()},
         "peak_memory_mb": _largest(curves["peak_memory_mb"]),
         "by_dataset": _groups(curves, config, curves.datasets),
         "by_label": _groups(
@@ -176,16 +177,21 @@ def _jitter(records: Sequence[StepRecord], curves: Curves) -> dict[str, Any]:
 
 
 def _seconds(seconds: np.ndarray) -> dict[str, Any]:
-    """Median and 95th percentile of the first prompt and of later ones."""
-    found = {}
-    for name, part in (("first", seconds[:, :1]), ("later", seconds[:, 1:])):
-        known = part[np.isfinite(part)]
-        empty = not len(known)
-        found[name] = {
-            "median": math.nan if empty else float(np.median(known)),
-            "p95": math.nan if empty else float(np.percentile(known, 95)),
+    """Median and 95th percentile of the first answer and of later ones."""
+    return {
+        name: {
+            "median": float(np.median(known)) if len(known) else math.nan,
+            "p95": float(np.percentile(known, 95)) if len(known) else math.nan,
         }
-    return found
+        for name, known in _first_and_later(seconds).items()
+    }
+
+
+def _first_and_later(values: np.ndarray) -> dict[str, np.ndarray]:
+    """(N, S) of each step, NaN where nothing was asked -> what the first answer of each object took, and the others."""
+    known = np.isfinite(values)
+    is_first = known & (np.cumsum(known, axis=1) == 1)
+    return {"first": values[is_first], "later": values[known & ~is_first]}
 
 
 def _groups(curves: Curves, config: EvaluationConfig, groups: np.ndarray) -> list[dict[str, Any]]:
@@ -205,6 +211,7 @@ def _groups(curves: Curves, config: EvaluationConfig, groups: np.ndarray) -> lis
                 "first_dice": asdict(own.mean(dice[inside, 0])),
                 "final_dice": asdict(own.mean(dice[inside, -1])),
                 "final_nsd": asdict(own.mean(nsd[inside, -1])),
+                "dice": [float(value) for value in dice[inside].mean(axis=0)],
             }
         )
     return sorted(found, key=lambda entry: (entry["final_dice"]["mean"], entry["group"]))
@@ -267,12 +274,12 @@ def _largest(values: np.ndarray) -> float:
     return float(known.max()) if len(known) else math.nan
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The same with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {k: _without_nan(v) for k, v in value.items()}
+        return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
+        return [without_nan(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

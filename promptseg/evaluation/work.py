@@ -209,8 +209,13 @@ class _Broken:
 
 
 def _choose_objects(found: Sequence[EvaluationObject], task: CaseTask) -> tuple[list[EvaluationObject], int]:
-    """Objects that are large enough, at most ``max_objects`` of them; and how many were too small."""
+    """Objects that are large enough, at most ``max_objects`` of them; and how many were too small.
+
+    The challenge's objects are the values of a label map, so its protocol leaves out what is made of several.
+    """
     settings = task.settings
+    if settings["protocol"] == "cvpr25":
+        found = [target for target in found if not target.is_union]
     large = [target for target in found if target.truth.num_voxels >= settings["min_voxels"]]
     skipped = len(found) - len(large)
     if settings["max_objects"] is not None and len(large) > settings["max_objects"]:

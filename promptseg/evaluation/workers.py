@@ -40,7 +40,7 @@ def run_tasks(tasks: Sequence[CaseTask], workers: int, threads: int | None) -> N
     with _progress(len(tasks)) as bar:
         if workers == 1:
             for task in tasks:
-                bar.set_description(f"{task.spec.name}: {task.case.name}")
+                bar.set_description(f"{task.spec.name}: {task.case.name}", refresh=False)
                 if threads:
                     _limit_threads(threads)
                 run_in_worker(task)
@@ -77,14 +77,15 @@ def _run_in_pools(tasks: Sequence[CaseTask], workers: int, threads: int, bar: An
             try:
                 while queue or under_way:
                     while queue and len(under_way) < parallel:
-                        task = queue.pop(0)
+                        task = queue[0]
+                        under_way[pool.submit(run_in_worker, task)] = task  # raises, too, if a process has died
                         attempts[task] = attempts.get(task, 0) + 1
-                        under_way[pool.submit(run_in_worker, task)] = task
+                        queue.pop(0)
                     for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                         task = under_way[future]
                         future.result()
                         del under_way[future]
-                        bar.set_description(f"{task.spec.name}: {task.case.name}")
+                        bar.set_description(f"{task.spec.name}: {task.case.name}", refresh=False)
                         bar.update()
             except BrokenProcessPool:
                 for task in under_way.values():
@@ -122,6 +123,9 @@ def _limit_torch_threads() -> None:
 
 
 def _progress(total: int) -> Any:
+    """A bar on a terminal; elsewhere (a log file) a line every half minute, from the first half minute on."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit="case", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+    pause = 0.1 if sys.stderr.isatty() else 30.0
+    delay = 0.0 if sys.stderr.isatty() else pause
+    return tqdm(total=total, unit="case", file=sys.stderr, mininterval=pause, delay=delay, leave=False)

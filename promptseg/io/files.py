@@ -66,8 +66,9 @@ def write_volume(
         affine: (4, 4) voxel indices to RAS mm.
         dtype: to store; None for the array's own (bool and float16 become uint8 and float32).
         reference: the volume, or its file, on whose grid the array lies: its header is repeated, so that the affine
-            is the same to the last bit. A file that has gone, or lies elsewhere, is ignored. Without one, NIfTI-1
-            rounds the affine to float32; NIfTI-2 is written where that would move a voxel noticeably.
+            is the same to the last bit (in ``.nrrd``, which stores products of it, to the last but one). A file that
+            has gone, or lies elsewhere, is ignored. Without one, NIfTI-1 rounds the affine to float32; NIfTI-2 is
+            written where that would move a voxel noticeably.
 
     Returns:
         The path written.

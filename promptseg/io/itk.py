@@ -15,7 +15,7 @@ from ..volume import Volume
 logger = logging.getLogger(__name__)
 
 GEOMETRY_TOLERANCE = 1e-4
-"""Most that a format may move a voxel, in voxels, by the digits it stores; ``.mha`` keeps about ten."""
+"""Most that a format may move a voxel, in voxels, by the digits it stores; some releases keep ten."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ def write_with_itk(
         reference: whose geometry to repeat, if it places voxels at the same affine.
 
     Raises:
-        ValueError: if the format cannot hold the affine (sheared), or SimpleITK cannot be imported.
+        ValueError: if the format keeps too few digits for the affine.
+        ImportError: if SimpleITK is not installed.
         OSError: if writing failed.
     """
     sitk = _import_simpleitk(path)
@@ -139,8 +140,8 @@ def write_with_itk(
     moved_mm = np.linalg.norm(corners @ (ItkGeometry.of(written).affine - affine).T, axis=1).max()
     if moved_mm > GEOMETRY_TOLERANCE * min(geometry.spacing):
         raise ValueError(
-            f"{path.name}: this format moves voxels by up to {moved_mm:.3g} mm on this grid (it cannot hold sheared "
-            "axes); write .nii.gz"
+            f"{path.name}: this format moves voxels by up to {moved_mm:.3g} mm on this grid, whose sides are down to "
+            f"{min(geometry.spacing):.3g} mm, as it keeps few digits; write .nii.gz"
         )
 
 

@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 
 from ..volume import Volume
-from ..volume_checks import blocks
+from ..volume_checks import block_slices
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,32 @@ def read_with_nibabel(path: Path) -> Volume:
         raise ValueError(
             f"{path}: is not an image, or is damaged ({_line(error)}); open it in a viewer, or copy it again"
         ) from error
+    _check_stored_spacing(image, str(path))
     return volume_from_nibabel(image, str(path))
+
+
+def _check_stored_spacing(image: Any, source: str) -> None:
+    """Refuses voxel sides of 0 mm and reports negative ones, which nibabel reads as 1 mm and as their size.
+
+    Only where the affine is made of them: with an sform they are not used.
+    """
+    header = image.header
+    if not isinstance(header, nibabel.Nifti1Header) or int(header["sform_code"]) > 0:
+        return
+    file_map = image.file_map
+    with file_map["header" if "header" in file_map else "image"].get_prepare_fileobj("rb") as file:
+        stored_mm = np.round(type(header).from_fileobj(file, check=False)["pixdim"][1:4].astype(float), 6)
+    if not stored_mm.all():
+        raise ValueError(
+            f"{source}: its spacing is {stored_mm.tolist()} mm, and a side of 0 mm is no size; repair the header, or "
+            "give the array with spacing=(x, y, z) in mm"
+        )
+    if (stored_mm < 0).any():
+        logger.warning(
+            "%s: its spacing is %s mm; the signs are dropped: correct the header if they are meant as a direction",
+            source,
+            stored_mm.tolist(),
+        )
 
 
 def volume_from_nibabel(image: Any, source: str) -> Volume:
@@ -75,8 +100,8 @@ def _read_voxels(data: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
             return np.asarray(data.get_unscaled() if hasattr(data, "get_unscaled") else data)
         stored = np.asarray(data.get_unscaled())
         scaled = np.empty_like(stored, dtype=np.float32)
-        for source_block, block in zip(blocks(stored), blocks(scaled), strict=True):
-            block[...] = source_block * np.float64(slope) + intercept
+        for part in block_slices(stored):
+            scaled[part] = stored[part] * np.float64(slope) + intercept
         return scaled
     except MemoryError:
         raise ValueError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import uuid
 from pathlib import Path
 
 from ..safe_loading import load_into, read_tensors
+from .pretrained import sha256
 from .sam_med3d import SamMed3DConfig, SamMed3DModel
 
 CARD_FILE = "README.md"
@@ -57,7 +57,7 @@ def convert_sam_med3d(
         model.save_pretrained(partial)
         card = _CARD.format(
             name=checkpoint.name,
-            digest=_sha256(checkpoint),
+            digest=sha256(checkpoint),
             parameters=sum(p.numel() for p in model.parameters()) / 1e6,
             tile=config.tile_size,
             spacing=config.spacing_mm,
@@ -69,15 +69,6 @@ def convert_sam_med3d(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out_dir
-
-
-def _sha256(path: Path) -> str:
-    """Checksum of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for piece in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _replace_folder(new: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import ModelConfig
-from .layers import Attention, Mlp, ResidualBlock, group_norm, space_to_depth
+from .layers import Attention, Conv3d, Mlp, ResidualBlock, group_norm, space_to_depth
 from .position import PositionCode, token_centres
 
 TOKEN_STRIDE = 16
@@ -107,16 +107,14 @@ class ImageEncoder(nn.Module):
         self.position_code = position_code
         self.activation_checkpointing = config.activation_checkpointing
         channels = config.stem_channels
-        self.stem = nn.Conv3d(16, channels[0], 3, padding=1)
-        self.downs = nn.ModuleList(
-            nn.Conv3d(channels[i - 1], channels[i], kernel_size=2, stride=2) for i in range(1, 3)
-        )
+        self.stem = Conv3d(16, channels[0], 3, padding=1)
+        self.downs = nn.ModuleList(Conv3d(channels[i - 1], channels[i], kernel_size=2, stride=2) for i in range(1, 3))
         self.stages = nn.ModuleList(
             nn.Sequential(*[ResidualBlock(c) for _ in range(n)])
             for c, n in zip(channels, config.stem_depths, strict=True)
         )
         self.patch_norm = group_norm(channels[2])
-        self.patch_embed = nn.Conv3d(channels[2], config.embed_dim, kernel_size=2, stride=2)
+        self.patch_embed = Conv3d(channels[2], config.embed_dim, kernel_size=2, stride=2)
         self.blocks = nn.ModuleList(
             TransformerBlock(config.embed_dim, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
         )

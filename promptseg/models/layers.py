@@ -35,6 +35,36 @@ class Pointwise(nn.Linear):
         return super().forward(input.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
+class Conv3d(nn.Conv3d):
+    """A convolution that is as fast for one float32 tile on a CPU as for several.
+
+    There torch takes its own slow path for a batch of one unless the first four sizes multiply to more than 20480
+    (``use_mkldnn`` in aten/src/ATen/native/Convolution.cpp); asking oneDNN by name is 3 to 15 times faster.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C_out, D', H', W')."""
+        is_single = len(input) == 1 and input.device.type == "cpu" and input.dtype == torch.float32
+        if is_single and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
+            sizes = ([int(n) for n in size] for size in (self.padding, self.stride, self.dilation))
+            return torch.ops.aten.mkldnn_convolution(input, self.weight, self.bias, *sizes, self.groups)
+        return super().forward(input)
+
+
+class Upsample(nn.ConvTranspose3d):
+    """Doubles each axis by a transposed convolution without overlap, as a matrix product: copies nothing twice."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=2, stride=2)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, C, D, H, W) -> (B, C_out, 2 D, 2 H, 2 W)."""
+        matrix = rearrange(self.weight, "c o i j k -> (i j k o) c")
+        bias = None if self.bias is None else self.bias.repeat(8)
+        cells = F.linear(input.permute(0, 2, 3, 4, 1), matrix, bias)  # (B, D, H, W, 8 C_out)
+        return to_channels_last(depth_to_space(cells.permute(0, 4, 1, 2, 3)))
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with groups of eight channels (or as near as divides)."""
     groups = max(1, channels // 8)
@@ -52,9 +82,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm1 = group_norm(channels)
-        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+        self.conv1 = Conv3d(channels, channels, 3, padding=1, bias=False)
         self.norm2 = group_norm(channels)
-        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv2 = Conv3d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, C, D, H, W)."""

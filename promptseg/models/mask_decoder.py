@@ -12,9 +12,11 @@ from .config import ModelConfig
 from .image_encoder import ImageEmbedding
 from .layers import (
     Attention,
+    Conv3d,
     Mlp,
     Pointwise,
     ResidualBlock,
+    Upsample,
     depth_to_space,
     group_norm,
     space_to_depth,
@@ -101,8 +103,7 @@ class MaskDecoder(nn.Module):
         self.skip_projs = nn.ModuleList(Pointwise(s, c) for s, c in zip(skips, channels, strict=True))
         self.prompt_stem = Pointwise(8 * (NUM_DENSE_MAPS + 1), channels[0])  # a cell of 2x2x2 voxels
         self.downs = nn.ModuleList(
-            nn.Conv3d(low, high, kernel_size=2, stride=2)
-            for low, high in zip(channels, (*channels[1:], dim), strict=True)
+            Conv3d(low, high, kernel_size=2, stride=2) for low, high in zip(channels, (*channels[1:], dim), strict=True)
         )
         self.down_blocks = nn.ModuleList(ResidualBlock(c) for c in channels[1:])
         self.blocks = nn.ModuleList(
@@ -110,10 +111,7 @@ class MaskDecoder(nn.Module):
         )
         self.final_attention = Attention(dim, config.num_heads)
         self.final_norm = nn.LayerNorm(dim)
-        self.ups = nn.ModuleList(
-            nn.ConvTranspose3d(high, low, kernel_size=2, stride=2)
-            for low, high in zip(channels, (*channels[1:], dim), strict=True)
-        )
+        self.ups = nn.ModuleList(Upsample(high, low) for low, high in zip(channels, (*channels[1:], dim), strict=True))
         self.up_blocks = nn.ModuleList(ResidualBlock(c) for c in channels)
         self.out_norm = group_norm(channels[0])
         self.mask_features = nn.Linear(channels[0], 8 * config.mask_channels)

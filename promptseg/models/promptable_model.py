@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,8 @@ class PromptableModel(nn.Module):
     Example:
         >>> import torch
         >>> from promptseg.models import ModelConfig, PromptableModel, PromptBatch
-        >>> sizes = {"stem_channels": (8, 8, 8), "decoder_channels": (8, 8, 8), "embed_dim": 24, "depth": 1}
-        >>> config = ModelConfig(**sizes, num_heads=2)
+        >>> small = {"stem_channels": (8, 8, 8), "decoder_channels": (8, 8, 8), "embed_dim": 24, "depth": 1}
+        >>> config = ModelConfig(**small, num_heads=2)
         >>> model = PromptableModel(config).eval()
         >>> embedding = model.encode_image(torch.zeros(1, 1, 32, 32, 32), torch.ones(1, 3))
         >>> click = PromptBatch(torch.full((1, 1, 1, 3), 16.0), torch.ones(1, 1, 1, dtype=torch.long))
@@ -36,6 +37,7 @@ class PromptableModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.weights_digest: str | None = None  # sha256 of the file that the weights were loaded from
         position_code = PositionCode(config.embed_dim)
         self.image_encoder = ImageEncoder(config, position_code)
         self.prompt_encoder = PromptEncoder(config, position_code)
@@ -44,17 +46,31 @@ class PromptableModel(nn.Module):
         self.mask_decoder.init_output()
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> PromptableModel:
-        """Loads a checkpoint that ships or a folder, in evaluation mode. See :func:`load_pretrained`."""
+    def from_pretrained(cls, name: str | Path, **hub: Any) -> PromptableModel:
+        """Loads a checkpoint that ships, a folder or a Hub id, in evaluation mode.
+
+        Args:
+            name: which.
+            hub: ``revision``, ``cache_dir``, ``token`` and ``local_files_only``, for Hub ids.
+
+        Raises:
+            ValueError: if it cannot be had, is damaged, or of another architecture.
+        """
         from .pretrained import load_pretrained
 
-        return load_pretrained(name)[0]
+        return load_pretrained(name, **hub)[0]
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Writes ``config.json`` and ``model.safetensors`` into a folder."""
+    def save_pretrained(self, folder: str | Path, **facts: Any) -> Path:
+        """Writes ``config.json``, ``model.safetensors`` and a card. See :func:`~.pretrained.save_pretrained`."""
         from .pretrained import save_pretrained
 
-        return save_pretrained(self, folder)
+        return save_pretrained(self, folder, **facts)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads the model as one commit, and returns it. See :func:`~.pretrained.push_to_hub`."""
+        from .pretrained import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..data.prompt_simulator import PromptSimulatorConfig, correct, corrupt_mask, draw_boxes, sample_points
 from ..data.randomness import Randomness, RandomSource
@@ -185,7 +186,10 @@ def correct_episode(
             wrong = state.target ^ predicted
             add_strokes(state, points, labels, wrong, has_stroke, draw < config.scribble_share, randomness)
     state.mask_logits = logits
-    state.mask_is_present = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    is_handed = np.ones(len(logits), dtype=bool)
+    if randomness is not None and config.mask_dropout:
+        is_handed = randomness.host.random(len(logits)) >= config.mask_dropout
+    state.mask_is_present = _on(is_handed, logits)
     state.ambiguous, state.is_ambiguous = False, None
 
 
@@ -207,7 +211,8 @@ def round_loss(output: DecoderOutput, target: Tensor, ambiguous: bool | Tensor) 
     with torch.no_grad():
         actual = iou(logits > 0, target[:, None].expand_as(logits))
         best = actual.argmax(dim=1)
-    quality = rearrange(output.iou_scores, "b p m -> (b p) m")
+    quality = rearrange(output.iou_logits, "b p m -> (b p) m").float()
+    quality_loss = F.binary_cross_entropy_with_logits(quality, actual)  # least where the two are equal
     drawn = losses[:, 0]
     if logits.shape[1] > 1:
         is_ambiguous = torch.as_tensor(ambiguous, device=logits.device).expand(len(logits))
@@ -215,10 +220,10 @@ def round_loss(output: DecoderOutput, target: Tensor, ambiguous: bool | Tensor) 
         several = 0.7 * candidates.min(dim=1).values + 0.25 * losses[:, 0] + 0.05 * candidates.mean(dim=1)
         drawn = torch.where(is_ambiguous, several, drawn)
         best = torch.where(is_ambiguous, best, 0)
-    loss = (quality - actual).square().mean() * 2 + drawn.mean()
+    loss = quality_loss + drawn.mean()
     presence = rearrange(output.presence_logits, "b p -> (b p)").float()
     present = target.flatten(1).any(dim=1).float()
-    return loss + 0.1 * torch.nn.functional.binary_cross_entropy_with_logits(presence, present), best
+    return loss + 0.1 * F.binary_cross_entropy_with_logits(presence, present), best
 
 
 def run_episode(

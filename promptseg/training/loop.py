@@ -226,7 +226,7 @@ class Trainer:
             batch_size=None,
             sampler=range(self.step * micro_steps, config.max_steps * micro_steps),
             num_workers=config.num_workers,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_leave_signals_to_the_trainer,
             pin_memory=self.process.device.type == "cuda",
         )
         batches = iter(loader)
@@ -248,8 +248,8 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def _ignore_signals(_: int) -> None:
-    """Loader processes live until the trainer ends them, though schedulers signal every process of a job."""
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """A batch scheduler signals the whole process group; a worker that died of it would take the last save with it."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +123,8 @@ def write_other_grids(folder: Path, image: Path) -> dict[str, Path]:
     [
         ("IMAGE -o OUT", ["no prompt", "--point"]),
         ("IMAGE --point 8,7 -o OUT", ["--point 8,7", "expected 3 numbers", "I,J,K"]),
+        ("IMAGE --negative 8,7,4 -o OUT", ["no prompt says where the object is", "label 1"]),
+        ("IMAGE --negative-scribble 8,7,4;9,7,4 -o OUT", ["no prompt says where the object is"]),
         ("IMAGE --point 8,7,400 -o OUT", ["400", "(24, 20, 12)"]),
         ("IMAGE --point -5000,7,4 --space ras -o OUT", ["-5000", "ras"]),
         ("IMAGE --point 8,7,4 --negative 8,7,4 -o OUT", ["8"]),
@@ -167,6 +171,18 @@ def test_unknown_weights_list_the_nearest(run: Run, image: Path, tmp_path: Path)
     outcome = run("segment", image, "--point", "8,7,4", "-o", tmp_path / "out.nii", "--model", "promptseg-tyni")
     assert outcome.code == 2
     assert "promptseg-tyni" in outcome.error
+    assert not (tmp_path / "out.nii").exists()
+
+
+def test_weights_of_another_architecture_are_refused(run: Run, weights: Path, image: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(weights, other)
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    config["model"]["architecture"] = "unet-7"
+    (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    outcome = run("segment", image, "--point", "8,7,4", "-o", tmp_path / "out.nii", "--model", other)
+    assert outcome.code == 2
+    assert "unet-7" in outcome.error
     assert not (tmp_path / "out.nii").exists()
 
 

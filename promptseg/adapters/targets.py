@@ -1,0 +1,68 @@
+"""Which parts of a model each kind of adapter changes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..models import PromptableModel
+from .config import AdapterConfig
+
+ENCODER, DECODER = "image_encoder", "mask_decoder"
+
+
+def scopes(config: AdapterConfig) -> tuple[str, ...]:
+    """Prefixes of the modules in which an adapter's low-rank changes lie."""
+    return {
+        "all": (f"{ENCODER}.blocks.", f"{DECODER}."),
+        "encoder": (f"{ENCODER}.blocks.",),
+        "decoder": (f"{DECODER}.",),
+    }[config.scope]
+
+
+def linear_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, nn.Linear]:
+    """Name -> linear layer of attentions and MLPs in an adapter's scope; none for methods that are not low-rank.
+
+    Convolutions are left out: peft 0.21.2 cannot merge those of 1x1x1, and the pyramid's features stay the base's.
+    """
+    if not config.is_low_rank:
+        return {}
+    inside = scopes(config)
+    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(inside)}
+
+
+def value_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, nn.Parameter]:
+    """Name -> parameter that an adapter holds a whole new value of."""
+    parameters = dict(model.named_parameters())
+    if config.method == "full":
+        return parameters
+    if config.method == "decoder":
+        return {n: p for n, p in parameters.items() if n.startswith(f"{DECODER}.")}
+    if not config.tunes_norms:
+        return {}
+    inside = scopes(config) + ((f"{ENCODER}.norm.",) if config.scope != "decoder" else ())
+    norms = {n for n, m in model.named_modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))}
+    small = {f"{DECODER}.prompt_prior", f"{DECODER}.output_tokens.weight"}
+    return {
+        n: p for n, p in parameters.items() if n.startswith(inside) and (n.rsplit(".", 1)[0] in norms or n in small)
+    }
+
+
+def expected_tensors(model: PromptableModel, config: AdapterConfig) -> dict[str, Tensor]:
+    """Key -> tensor without data, of everything that an adapter's file must hold for a model."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    rank = config.rank
+    for name, linear in linear_targets(model, config).items():
+        inputs, outputs = linear.in_features, linear.out_features
+        parts: dict[str, tuple[int, ...]] = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
+        if config.method == "dora":
+            parts["magnitude"] = (outputs,)
+        elif config.method == "salt":
+            leading = min(rank, inputs, outputs)
+            parts |= {"left": (outputs, leading), "right": (leading, inputs), "singular_values": (leading,)}
+            parts |= {"scale": (leading,), "shift": (leading,)}
+        shapes |= {f"delta.{name}.{part}": shape for part, shape in parts.items()}
+    shapes |= {f"value.{n}": tuple(p.shape) for n, p in value_targets(model, config).items()}
+    if config.tokens_per_label:
+        shapes["label_tokens"] = (len(config.labels), config.tokens_per_label, model.config.embed_dim)
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}

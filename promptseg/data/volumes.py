@@ -1,0 +1,284 @@
+"""Cases as the sampler takes them: read from a store crop by crop, or from the files of a catalog into memory.
+
+    pool = open_pool("store", {"msd_liver": 1.0, "brats:MR T1": 0.5}, preprocessing)
+    sample = draw_sample(pool, seed, step, index, config, preprocessing)
+
+Nothing the size of a volume is held: an image is read, mapped to the model's intensities and cropped where a sample
+asks for it, coarser copies come from the store's pyramid. The same draw from a store and from the files is the same
+sample, up to the float16 of the pyramid.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from ..preprocessing import IntensityMapping, PreprocessingConfig
+from .catalog import Case, Catalog
+from .crops import PyramidLevel, TrainingVolume, build_pyramid
+from .label_maps import read_labels
+from .pool import TrainingPool
+from .reading import grid_difference, read_grid
+from .store_case import LABEL_COLUMNS, StoreConfig, index_labels
+from .store_reader import Store, StoreCase
+from .store_views import CaseArray, StoredImage, StoredLabels, renumber
+
+MIN_VOXELS = 8
+"""Smaller labels of a case are not drawn as objects."""
+TISSUE = 1000
+"""Label values from here on are tissue to paint, never an object: what is ignored, or has no term in the catalog."""
+MAX_LABEL_VOXELS = 1.2e7
+"""A label map without an image is thinned until it has no more voxels than this."""
+MARGIN = 16
+"""Voxels that such a map keeps around its labels."""
+
+
+class StoreVolumes(Sequence[TrainingVolume]):
+    """Cases of a store, each opened as a training volume when it is asked for.
+
+    Args:
+        cases: which.
+        preprocessing: the model's; must be the one that the store was prepared with.
+        max_open: volumes that are kept open: indices and look-up tables, some 100 kB each, no voxels.
+    """
+
+    def __init__(self, cases: Sequence[StoreCase], preprocessing: PreprocessingConfig, max_open: int = 64) -> None:
+        self.cases = tuple(cases)
+        self.preprocessing = preprocessing
+        self.max_open = max_open
+        self._open: OrderedDict[int, TrainingVolume] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @overload
+    def __getitem__(self, index: int) -> TrainingVolume: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoreVolumes: ...
+    def __getitem__(self, index: int | slice) -> TrainingVolume | StoreVolumes:
+        """A volume; asking for it again costs nothing while it is kept open."""
+        if isinstance(index, slice):
+            return StoreVolumes(self.cases[index], self.preprocessing, self.max_open)
+        number = range(len(self))[index]
+        volume = self._open.pop(number, None)
+        if volume is None:
+            volume = open_volume(self.cases[number], self.preprocessing)
+            while len(self._open) >= self.max_open:
+                self._open.popitem(last=False)
+        self._open[number] = volume
+        return volume
+
+
+def open_pool(
+    store: Store | str | Path,
+    weights: Mapping[str, float],
+    preprocessing: PreprocessingConfig,
+    fold: str = "train",
+    max_cases: int | None = None,
+) -> TrainingPool:
+    """The cases of a fold as the sampler's pool, read from the store as they are drawn.
+
+    Args:
+        store: a store, or its folder.
+        weights: group -> weight; a group is ``dataset`` or ``dataset:modality``.
+        preprocessing: the model's.
+        fold: which cases; ``validation`` and ``test`` are never trained on.
+        max_cases: at most so many cases of a group.
+
+    Raises:
+        ValueError: for a group without cases, or a store prepared with another preprocessing.
+    """
+    store = store if isinstance(store, Store) else Store(store)
+    groups: dict[str, Any] = {}
+    for group in weights:
+        dataset, _, modality = group.partition(":")
+        cases = store.select(fold=fold, dataset=dataset, modality=modality or None)[:max_cases]
+        if not cases:
+            there = ", ".join(sorted({f"{case.dataset}:{case.modality} ({case.fold})" for case in store})) or "nothing"
+            raise ValueError(f"group {group!r} has no case of fold {fold!r} in the store, which holds {there}")
+        for case in cases:
+            check_preprocessing(case, preprocessing)
+        groups[group] = StoreVolumes(cases, preprocessing)
+    total = sum(weights.values())
+    return TrainingPool(groups, {group: weight / total for group, weight in weights.items()})
+
+
+def check_preprocessing(case: StoreCase, preprocessing: PreprocessingConfig) -> None:
+    """Refuses an image that was prepared for another intensity preprocessing, or for none.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    stored = case.record.get("pyramid", {}).get("preprocessing", {})
+    wanted = asdict(preprocessing)
+    if case.has_image and stored != wanted:
+        differing = {key: f"{stored.get(key)} stored, {value} wanted" for key, value in wanted.items()
+                     if stored.get(key) != value} if stored else "none is stored"  # fmt: skip
+        raise ValueError(
+            f"{case.key} was not prepared for this intensity preprocessing ({differing}); prepare the store again with "
+            "that of the model: promptseg data prepare ... --preprocessing CONFIG.json"
+        )
+
+
+def open_volume(case: StoreCase, preprocessing: PreprocessingConfig) -> TrainingVolume:
+    """A case of a store as a training volume whose voxels stay in the store.
+
+    Raises:
+        ValueError: if the store was prepared with another preprocessing, or a file is damaged.
+    """
+    check_preprocessing(case, preprocessing)
+    levels: list[PyramidLevel] = []
+    if case.has_image:
+        low, high, *table = case.source.table(case.record, "intensity").tolist()
+        mapping = IntensityMapping(low, high, np.array(table, dtype=np.float32))
+        image: Any = StoredImage(CaseArray(case, "image"), case.shape, mapping)
+        levels.append(PyramidLevel(image, case.spacing_mm, np.zeros(3)))
+        for number, level in enumerate(case.record["pyramid"]["levels"], 1):
+            image = StoredImage(CaseArray(case, f"level{number}"), tuple(level["shape"]))
+            levels.append(PyramidLevel(image, np.array(level["spacing_mm"]), np.array(level["offset_mm"])))
+    if case.has_label:
+        info = case.dataset_info
+        names = {int(value): name for value, name in info["terms"].items()}
+        wild = wild_values(
+            case.record["labels"][:, 0].tolist(),
+            names,
+            info["ignore"],
+            case.instances or info["unnamed_values"] != "expected",
+        )
+        foreground = case.source.table(case.record, "foreground")
+        plan = LabelPlan.make(case.record["labels"], foreground, case.shape, case.spacing_mm, case.has_image, wild)
+        labels = StoredLabels(CaseArray(case, "label"), plan.low, plan.step, plan.shape, plan.renumbering)
+        return _volume(case, tuple(levels), labels, case.spacing_mm, plan, names)
+    return _volume(case, tuple(levels), None, case.spacing_mm, None, {})
+
+
+def load_volume(catalog: Catalog, case: Case, preprocessing: PreprocessingConfig) -> TrainingVolume:
+    """A case of a catalog as a training volume in memory, without a store.
+
+    Raises:
+        ValueError: if the case cannot be used.
+    """
+    image = None if case.image is None else read_grid(case.image, case.frame)
+    found = read_labels(catalog, case, image)
+    if image is not None and found is not None and (difference := grid_difference(image, found.grid)):
+        raise ValueError(f"{case.key}: the grid of the label is not the image's: {difference}; resample the label")
+    levels = () if image is None else build_pyramid(image.array, image.spacing_mm, preprocessing)
+    if found is None:
+        assert image is not None, f"{case.key} has neither an image nor a label"
+        return _volume(case, levels, None, image.spacing_mm, None, {})
+    array, spacing_mm = found.grid.array, (image or found.grid).spacing_mm
+    entries, foreground = index_labels(array, case.key, StoreConfig.foreground_samples)
+    rows = np.array(entries, dtype=np.int64).reshape(-1, len(LABEL_COLUMNS))
+    is_object = case.instances or catalog.unnamed_values != "expected"
+    wild = wild_values(rows[:, 0].tolist(), catalog.names, catalog.ignore, is_object)
+    plan = LabelPlan.make(rows, foreground, array.shape, spacing_mm, image is not None, wild)
+    thinned = array[plan.slices]
+    return _volume(
+        case, levels, renumber(np.ascontiguousarray(thinned), plan.renumbering), spacing_mm, plan, catalog.names
+    )
+
+
+def wild_values(
+    values: Sequence[int], names: Mapping[int, str], ignore: Sequence[int], unnamed_are_objects: bool
+) -> tuple[int, ...]:
+    """Label values of a case that are no object: the ignored ones, and tissue that is only there to be painted."""
+    return tuple(v for v in values if v in ignore or not (unnamed_are_objects or v in names))
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """How a case's label map becomes the sampler's.
+
+    Attributes:
+        rows: (L, 10) its objects, see LABEL_COLUMNS; values as in the case.
+        foreground: (V, 3) sampled voxels, of the sampler's map.
+        low: first voxel of the case that the sampler's map has.
+        step: voxels of the case from one voxel of the sampler's map to the next.
+        shape: of the sampler's map.
+        renumbering: (value in the case, value for the sampler) pairs; others stay.
+    """
+
+    rows: np.ndarray
+    foreground: np.ndarray
+    low: tuple[int, ...]
+    step: tuple[int, ...]
+    shape: tuple[int, ...]
+    renumbering: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def make(
+        cls,
+        rows: np.ndarray,
+        foreground: np.ndarray,
+        shape: Sequence[int],
+        spacing_mm: np.ndarray,
+        has_image: bool,
+        wild: Sequence[int],
+    ) -> LabelPlan:
+        """Plans it: all of a map beside an image; of a map alone the part with labels, thinned while it is very large.
+
+        Args:
+            rows: (L, 10) of all values.
+            foreground: (V, 3) their sampled voxels.
+            shape: of the case.
+            spacing_mm: (3,) of the case.
+            has_image: whether it has one.
+            wild: values that are no object.
+        """
+        low, high, step = np.zeros(3, int), np.array(shape), np.ones(3, int)
+        if not has_image and len(rows):
+            low = np.maximum(rows[:, 2:5].min(0) - MARGIN, 0)
+            high = np.minimum(rows[:, 5:8].max(0) + MARGIN, high)
+            while np.prod(-(-(high - low) // step)) > MAX_LABEL_VOXELS:
+                spacing = spacing_mm * step
+                step = step * np.where(spacing <= 1.5 * spacing.min(), 2, 1)
+        values = rows[:, 0].tolist()
+        unused = (value for value in range(1, TISSUE) if value not in values)
+        renumbering = [(value, TISSUE + number) for number, value in enumerate(wild)]
+        renumbering += [(v, next(unused)) for v in values if v not in wild and not 0 < v < TISSUE]
+        is_object = (rows[:, 1] >= MIN_VOXELS) & ~np.isin(rows[:, 0], list(wild))
+        return cls(
+            rows=rows[is_object],
+            foreground=(foreground - low) // step,
+            low=tuple(low.tolist()),
+            step=tuple(step.tolist()),
+            shape=tuple((-(-(high - low) // step)).tolist()),
+            renumbering=tuple(renumbering),
+        )
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The voxels of the case that the sampler's map has."""
+        return tuple(slice(a, a + n * s, s) for a, n, s in zip(self.low, self.shape, self.step, strict=True))
+
+
+def _volume(
+    case: Case | StoreCase,
+    levels: tuple[PyramidLevel, ...],
+    labels: Any,
+    spacing_mm: np.ndarray,
+    plan: LabelPlan | None,
+    names: Mapping[int, str],
+) -> TrainingVolume:
+    new_values: dict[int, int] = dict(plan.renumbering) if plan else {}
+    entries: list[list[int]] = plan.rows.tolist() if plan else []
+    rows = [(new_values.get(row[0], row[0]), row) for row in entries]
+    return TrainingVolume(
+        case=case.name,
+        dataset=case.dataset,
+        modality=case.modality,
+        levels=levels,
+        labels=labels,
+        spacing_mm=spacing_mm * (plan.step if plan else 1),
+        objects={value: plan.foreground[row[8] : row[9]].astype(np.int16) for value, row in rows} if plan else {},
+        extents_mm={value: float(((np.array(row[5:8]) - row[2:5]) * spacing_mm).max()) for value, row in rows},
+        names={new_values.get(value, value): name for value, name in names.items()},
+    )

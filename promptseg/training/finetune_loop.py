@@ -1,0 +1,246 @@
+"""The loop of a fine-tuning: steps, validations, and when to stop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..adapters import Adapter, AdapterConfig, AdapterLabel
+from ..adapters.trainable import TrainableAdapter
+from ..data.crops import TrainingVolume
+from ..data.prompt_simulator import PromptSimulatorConfig
+from ..models import ImageEmbedding, PromptableModel
+from .finetune_config import FinetuneConfig
+from .finetune_data import View, draw_view
+from .finetune_episode import choose_targets, run_automatic, run_prompted, validate_crops
+from .finetune_views import ViewCache, hash_of
+
+logger = logging.getLogger(__name__)
+
+WARMUP_STEPS = 20
+TOKENS_PER_LABEL = 4
+MAX_VALIDATION_VIEWS = 24
+MAX_NONFINITE_STEPS = 20
+Progress = Callable[[float, str], None]
+"""Called with the share of the budget that is spent, and one line."""
+
+
+class Finetuner:
+    """Owns the model with the adapter in it, the cases, and the best state so far.
+
+    Args:
+        config: of the run.
+        model: base weights, changed in place while training.
+        base: name of the base, its revision and the sha256 of its weights.
+        training: cases to train on.
+        validation: cases held out; may be empty.
+        names: label value -> name.
+    """
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        model: PromptableModel,
+        base: tuple[str, str, str],
+        training: list[TrainingVolume],
+        validation: list[TrainingVolume],
+        names: dict[int, str] | None = None,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.model = config, model
+        self.training, self.validation = training, validation
+        labels = describe_labels(training, names or {})
+        self.values = [label.value for label in labels]
+        self.adapter_config = AdapterConfig(
+            method=config.method,
+            scope=config.scope,
+            rank=config.rank,
+            alpha=2.0 * config.rank,
+            base=base[0],
+            base_revision=base[1],
+            base_digest=base[2],
+            tile_size=model.config.tile_size,
+            preprocessing=model.config.preprocessing,
+            labels=tuple(labels),
+            tokens_per_label=TOKENS_PER_LABEL if config.automatic else 0,
+        )
+        self.prompts = PromptSimulatorConfig(box_share=0.15, mask_share=0.2, scribble_share=0.08, lasso_share=0.04)
+        self.trainable = TrainableAdapter(model, self.adapter_config)
+        self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.98))
+        self.views = ViewCache(config.cache_megabytes * 2**20)
+        self.validation_views = self._validation_views()
+        self.step = 0
+        self.nonfinite_steps = 0
+        self.history: list[dict[str, float]] = []
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters with their share of the learning rate: label tokens, norms and biases learn as LoRA does."""
+        parameters = self.trainable.parameters()
+        matrices = [p for k, p in parameters.items() if p.ndim > 1 and k != "label_tokens"]
+        others = [p for k, p in parameters.items() if p.ndim <= 1 and k != "label_tokens"]
+        tokens = [p for k, p in parameters.items() if k == "label_tokens"]
+        rate = self.config.peak_learning_rate
+        groups = [
+            {"params": matrices, "peak": rate, "weight_decay": 0.01},
+            {"params": others, "peak": rate, "weight_decay": 0.0},
+            {"params": tokens, "peak": max(rate, 2e-3), "weight_decay": 0.0},
+        ]
+        return [{**g, "lr": 0.0} for g in groups if g["params"]]
+
+    def _validation_views(self) -> list[View]:
+        """Fixed crops of the held-out cases, each label in the middle of one."""
+        rng = np.random.default_rng(self.config.seed)
+        wanted = [(v, value) for v in self.validation for value in self.values if value in v.objects]
+        if len(wanted) > MAX_VALIDATION_VIEWS:
+            wanted = [wanted[n] for n in np.linspace(0, len(wanted) - 1, MAX_VALIDATION_VIEWS).round().astype(int)]
+        size, preprocessing = self.model.config.tile_size, self.model.config.preprocessing
+        return [draw_view(v, rng, size, preprocessing, value=value, centred=True) for v, value in wanted]
+
+    def draw_batch(self, step: int) -> tuple[ImageEmbedding, Tensor, Tensor]:
+        """Encoded crops of a step, targets (B, P, D, H, W) and label numbers (B, P) on the CPU; from seed and step."""
+        config = self.config
+        rng = np.random.default_rng((config.seed, step))
+        is_automatic = self.is_automatic(step)
+        views, targets, numbers = [], [], []
+        for _ in range(config.batch_size):
+            volume = self.training[int(rng.integers(len(self.training)))]
+            present = [v for v in self.values if v in volume.objects]
+            anywhere = not present or is_automatic and rng.random() < 0.15
+            value = None if anywhere else present[int(rng.integers(len(present)))]
+            view = self._view(volume, value, rng)
+            target, number = choose_targets(view, self.values, config.objects_per_crop, rng, is_automatic, value)
+            views.append(view)
+            targets.append(target)
+            numbers.append(number)
+        return self._encode(views), torch.stack(targets), torch.tensor(numbers)
+
+    def _view(self, volume: TrainingVolume, value: int | None, rng: np.random.Generator) -> View:
+        """A fresh crop; or, where the encoder is frozen, one of a few whose embeddings are kept."""
+        config, model = self.config, self.model.config
+
+        def draw(source: np.random.Generator) -> View:
+            return draw_view(
+                volume, source, model.tile_size, model.preprocessing, config.augmentation, config.mirror, value
+            )
+
+        if not self.trainable.encoder_is_frozen:
+            return draw(rng)
+        number = int(rng.integers(max(4, 256 // len(self.training))))
+        key = (volume.case, value, number)
+        return self.views.view(key, lambda: draw(np.random.default_rng((config.seed, hash_of(key)))))
+
+    def _encode(self, views: list[View]) -> ImageEmbedding:
+        device = self.model.device
+        if self.trainable.encoder_is_frozen:
+            with torch.no_grad():
+                return ImageEmbedding.concatenate([self.views.embed(self.model, view) for view in views])
+        image = torch.stack([v.image for v in views]).to(device)
+        return self.model.encode_image(image, torch.stack([v.spacing_mm for v in views]).to(device))
+
+    def is_automatic(self, step: int) -> bool:
+        """Whether a step practises finding labels without a prompt."""
+        if self.trainable.tokens is None:
+            return False
+        return float(np.random.default_rng((self.config.seed, step, 1)).random()) < self.config.automatic_share
+
+    def train_step(self, progress: float) -> float:
+        """One optimiser step at a share of the budget, 0 to 1; returns the loss. Non-finite ones are skipped."""
+        for group in self.optimizer.param_groups:
+            warm = min(1.0, (self.step + 1) / WARMUP_STEPS)
+            group["lr"] = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        embedding, targets, numbers = self.draw_batch(self.step)
+        with self._autocast():
+            if self.is_automatic(self.step) and self.trainable.tokens is not None:
+                tokens = self.trainable.tokens(numbers.to(self.model.device))
+                loss, _ = run_automatic(self.model, embedding, targets, tokens, generator, self.prompts)
+            else:
+                loss, _ = run_prompted(self.model, embedding, targets, generator, self.prompts)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(list(self.trainable.parameters().values()), 1.0)
+        value = float(loss.detach())
+        if math.isfinite(float(norm)) and math.isfinite(value):
+            self.optimizer.step()
+        else:
+            self.nonfinite_steps += 1
+            if self.nonfinite_steps > MAX_NONFINITE_STEPS:
+                raise ValueError(
+                    f"more than {MAX_NONFINITE_STEPS} steps gave no finite loss; lower the learning rate "
+                    f"({self.config.peak_learning_rate}) or look for images with broken intensities"
+                )
+        self.step += 1
+        return value
+
+    def _autocast(self) -> torch.autocast:
+        from ..predictor import preferred_dtype
+
+        device = self.model.device
+        return torch.autocast(device.type, torch.bfloat16, enabled=preferred_dtype(device) == torch.bfloat16)
+
+    def validate(self) -> dict[str, float]:
+        """Mean Dice on the held-out crops; ``score`` is the mean of what applies."""
+        self.model.eval()
+        with self._autocast():
+            found = validate_crops(
+                self.model, self.validation_views, self.values, self.trainable.tokens, self.config.batch_size
+            )
+        return {**found, "score": sum(found.values()) / len(found)}
+
+    def fit(self, progress: Progress | None = None) -> Adapter:
+        """Trains until the budget is spent or the held-out cases gain nothing more; returns the best adapter."""
+        config = self.config
+        started = time.monotonic()
+        best, best_score, stale = self.trainable.state(), -1.0, 0
+        if self.validation_views:
+            self.history.append({"step": 0.0, **self.validate()})
+            best_score = self.history[0]["score"]
+        losses: list[float] = []
+        while True:
+            spent = max(self.step / config.max_steps, (time.monotonic() - started) / (60 * config.minutes))
+            is_last = spent >= 1
+            if (is_last or self.step % config.validate_every == 0) and self.step and self.validation_views:
+                row = {"step": float(self.step), "loss": float(np.mean(losses or [0.0])), **self.validate()}
+                self.history.append(row)
+                losses.clear()
+                logger.info("%s", {k: round(v, 4) for k, v in row.items()})
+                if row["score"] > best_score:
+                    best, best_score, stale = self.trainable.state(), row["score"], 0
+                else:
+                    stale += 1
+            if is_last or stale >= config.patience:
+                break
+            losses.append(self.train_step(spent))
+            if progress is not None:
+                progress(spent, f"step {self.step}, loss {losses[-1]:.3f}")
+        if self.validation_views:
+            self.trainable.load_state(best)
+        self.model.eval()
+        return self.trainable.export(Path(config.output).name or "adapter")
+
+
+def describe_labels(volumes: list[TrainingVolume], names: dict[int, str]) -> list[AdapterLabel]:
+    """Every label that occurs, with its name and typical extent.
+
+    Raises:
+        ValueError: if there is none, or one that was named does not occur.
+    """
+    extents: dict[int, list[float]] = {}
+    for volume in volumes:
+        for value, extent in volume.extents_mm.items():
+            extents.setdefault(int(value), []).append(extent)
+    if not extents:
+        raise ValueError("no label map has a label of 8 voxels or more: there is nothing to learn; check the labels")
+    return [
+        AdapterLabel(value, names.get(value, f"label {value}"), float(np.quantile(found, 0.9)))
+        for value, found in sorted(extents.items())
+        if value in names or not names
+    ]

@@ -1,0 +1,157 @@
+"""A catalog is what its file says, and a contradiction in it is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from promptseg.data import load_catalog
+from promptseg.data.catalog_loader import find_catalogs
+
+from .conftest import describe, phantom, save_nifti
+
+MINIMAL = """\
+licence: CC0
+citation: none
+modality: CT
+images: images/{case}.nii.gz
+labels: labels/{case}.nii.gz
+terms:
+  1: liver
+  3: {name: left kidney, file: kidney_left}
+"""
+
+
+def write(tmp_path: Path, text: str, name: str = "organs.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_a_minimal_catalog(tmp_path: Path) -> None:
+    catalog = load_catalog(write(tmp_path, MINIMAL))
+    assert (catalog.name, catalog.root, catalog.names) == ("organs", tmp_path, {1: "liver", 3: "left kidney"})
+    assert [term.file_stem for term in catalog.terms] == ["liver", "kidney_left"]
+    assert catalog.annotated_values() == (1, 3)
+    assert load_catalog(write(tmp_path, MINIMAL + "root: volumes\n")).root == tmp_path / "volumes"
+    assert load_catalog(write(tmp_path, MINIMAL + "root: volumes\n"), tmp_path / "other").root == tmp_path / "other"
+
+
+def test_terms_that_are_not_annotated_are_not_in_the_cases(tmp_path: Path) -> None:
+    image, labels = phantom(0)
+    save_nifti(tmp_path / "images/a.nii.gz", image)
+    save_nifti(tmp_path / "labels/a.nii.gz", labels)
+    case = load_catalog(write(tmp_path, MINIMAL + "annotated: [liver]\n")).cases()[0]
+    assert case.annotated == (1,)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("licence: ''", "no licence"),
+        ("colour: red", r"unknown keys \['colour'\]"),
+        ("layout: dicom", "layout='dicom'"),
+        ("annotated: [heart]", r"annotated terms \['heart'\]"),
+        ("ignore: [1]", r"\[1\] are in 'ignore' and in 'terms'"),
+        ("unions: {both: [1, 2]}", r"without a term: \[2\]"),
+        ("folds: {validation: 0.8, test: 0.4}", "add up to"),
+        ("threshold: 2", "threshold=2"),
+        ("label_format: classes", "needs '{term}'"),
+        ("raters: fight", "raters='fight'"),
+        ("name: a/b", "name 'a/b'"),
+        ("terms: {liver: 1}", "expected a label value and its term"),
+        ("terms: {0: liver}", "value 0"),
+        ("folds: {validation: {a: b}}", "expected a share"),
+        ("overrides: [{modality: MR}]", "match"),
+        ("licence: [", "not valid YAML"),
+    ],
+)
+def test_a_contradiction_is_refused_by_name(tmp_path: Path, lines: str, message: str) -> None:
+    key = lines.partition(":")[0]
+    kept = MINIMAL.split("terms:")[0] if key == "terms" else MINIMAL
+    kept = "".join(line for line in kept.splitlines(keepends=True) if not line.startswith(f"{key}:"))
+    with pytest.raises(ValueError, match=message) as caught:
+        catalog = load_catalog(write(tmp_path, kept + lines + "\n"))
+        catalog.cases()
+    assert "organs" in str(caught.value)
+
+
+def test_missing_files_and_other_contents_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no catalog at"):
+        load_catalog(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match="holds a list"):
+        load_catalog(write(tmp_path, "- a\n- b\n"))
+    with pytest.raises(ValueError, match="not valid JSON"):
+        load_catalog(write(tmp_path, "{", "dataset.json"))
+    with pytest.raises(ValueError, match="neither 'cases' nor 'labels'"):
+        load_catalog(write(tmp_path, "{}", "dataset.json"))
+
+
+def test_a_decathlon_dataset_json_is_a_catalog(tmp_path: Path) -> None:
+    image, labels = phantom(0)
+    save_nifti(tmp_path / "imagesTr/spleen_1.nii.gz", image)
+    save_nifti(tmp_path / "labelsTr/spleen_1.nii.gz", labels)
+    content = {"name": "Spleen", "licence": "CC-BY-SA 4.0", "reference": "MSK", "modality": {"0": "CT"},
+               "labels": {"0": "background", "1": "spleen"}}  # fmt: skip
+    catalog = load_catalog(write(tmp_path, json.dumps(content), "dataset.json"))
+    assert (catalog.names, catalog.licence, catalog.modality) == ({1: "spleen"}, "CC-BY-SA 4.0", "CT")
+    assert [(case.name, len(case.labels)) for case in catalog.cases()] == [("spleen_1", 1)]
+
+
+def test_an_nnunet_dataset_json_is_a_catalog(tmp_path: Path) -> None:
+    content = {"channel_names": {"0": "T2", "1": "ADC"}, "file_ending": ".mha",
+               "labels": {"background": 0, "whole": [1, 2], "PZ": 1, "TZ": 2, "ignore": 3}}  # fmt: skip
+    for name in ("imagesTr/a_0000.mha", "imagesTr/a_0001.mha", "labelsTr/a.mha"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    catalog = load_catalog(write(tmp_path, json.dumps(content), "dataset.json"))
+    assert catalog.names == {1: "PZ", 2: "TZ"}
+    assert [(case.modality, len(case.labels)) for case in catalog.cases()] == [("T2", 1), ("ADC", 1)]
+
+
+def test_a_listing_is_found_from_its_folder_and_the_one_above(tmp_path: Path) -> None:
+    image, labels = phantom(0)
+    save_nifti(tmp_path / "blobs/images/a.nii.gz", image)
+    save_nifti(tmp_path / "blobs/labels/a.nii.gz", labels)
+    for prefix in ("", "blobs/"):
+        cases = [
+            {"case": "a", "image": f"{prefix}images/a.nii.gz", "label": f"{prefix}labels/a.nii.gz", "fold": "test"}
+        ]
+        content = {"name": "blobs", "licence": "CC0", "citation": "none", "modality": "CT", "labels": {"1": "liver"},
+                   "cases": cases}  # fmt: skip
+        write(tmp_path / "blobs", json.dumps(content), "dataset.json")
+        yaml = write(tmp_path, "layout: dataset_json\nmodality: CT\nunnamed_values: expected\n", "blobs.yaml")
+        for catalog in (load_catalog(tmp_path / "blobs/dataset.json"), load_catalog(yaml, tmp_path / "blobs")):
+            case = catalog.cases()[0]
+            assert case.image is not None
+            assert case.image.is_file()
+            assert case.fold == "test"
+
+
+@pytest.mark.parametrize("cases", [[{"image": "a.nii"}], [{"case": "a"}], {"a": 1}, ["a"]])
+def test_a_listing_that_is_not_one_is_refused(tmp_path: Path, cases: object) -> None:
+    content = {"name": "blobs", "licence": "CC0", "citation": "none", "modality": "CT", "labels": {}, "cases": cases}
+    with pytest.raises(ValueError, match=r"dataset\.json.*'image'"):
+        load_catalog(write(tmp_path, json.dumps(content), "dataset.json"))
+
+
+def test_a_folder_means_its_catalog_or_those_in_it(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = write(tmp_path / "a", "", "dataset.json"), write(tmp_path / "b", "", "dataset.json")
+    assert find_catalogs(tmp_path) == [first, second]
+    yaml = write(tmp_path / "b", "", "catalog.yaml")
+    assert find_catalogs(tmp_path) == [first, yaml]
+    assert find_catalogs(tmp_path / "b") == [yaml]
+    other = write(tmp_path, "", "organs.yaml")
+    assert find_catalogs(tmp_path) == [other, first, yaml]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no catalog"):
+        find_catalogs(tmp_path / "empty")
+
+
+def test_a_catalog_is_needed_to_say_the_modality() -> None:
+    with pytest.raises(ValueError, match="no modality"):
+        describe(Path("data"), modality="")

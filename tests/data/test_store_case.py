@@ -1,0 +1,105 @@
+"""The index of a case tells the truth about its labels and intensities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from promptseg.data.store_case import (
+    LABEL_COLUMNS,
+    StoreConfig,
+    damaged_files,
+    file_checksum,
+    index_labels,
+    intensity_statistics,
+    write_array,
+)
+
+label_maps = st.one_of(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 3)),
+    hnp.arrays(np.int32, (3, 4, 5), elements=st.sampled_from([0, 0, 0, 1, 255, -1, -7, 2_000_000_000])),
+)
+
+
+@settings(max_examples=40)
+@given(label_maps, st.integers(1, 8))
+def test_boxes_counts_and_samples_are_those_of_the_labels(labels: np.ndarray, samples: int) -> None:
+    rows, voxels = index_labels(labels, "a/b", samples)
+    assert [row[0] for row in rows] == sorted(set(np.unique(labels).tolist()) - {0})
+    stop = 0
+    for row in rows:
+        value, count, *box, first, after = row
+        where = np.argwhere(labels == value)
+        assert count == len(where)
+        assert box == [*where.min(0), *(where.max(0) + 1)]
+        assert (first, after) == (stop, stop + min(samples, count))
+        drawn = voxels[first:after]
+        assert (labels[tuple(drawn.T)] == value).all()
+        assert len(np.unique(drawn, axis=0)) == len(drawn)
+        stop = after
+    assert len(voxels) == stop
+    assert voxels.shape == (stop, 3)
+    assert all(len(row) == len(LABEL_COLUMNS) for row in rows)
+
+
+def test_sampled_voxels_are_spread_over_the_label_and_depend_on_the_case_alone() -> None:
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[:, :10] = 1
+    labels[:, 15:] = 2
+    _, voxels = index_labels(labels, "a/b", 500)
+    np.testing.assert_allclose(voxels[:500].mean(0), np.argwhere(labels == 1).mean(0), atol=1.0)
+    np.testing.assert_array_equal(voxels, index_labels(labels.astype(np.int32), "a/b", 500)[1])
+    assert (voxels != index_labels(labels, "a/c", 500)[1]).any()
+    labels[:, 15:] = 0
+    np.testing.assert_array_equal(voxels[:500], index_labels(labels, "a/b", 500)[1], "another label moves nothing")
+
+
+@settings(max_examples=25)
+@given(hnp.arrays(np.int16, hnp.array_shapes(min_dims=3, max_dims=3, max_side=8), elements=st.integers(-1000, 1000)))
+def test_statistics_are_those_of_the_image(array: np.ndarray) -> None:
+    found = intensity_statistics(array)
+    assert (found["minimum"], found["maximum"]) == (array.min(), array.max())
+    assert found["mean"] == pytest.approx(array.mean())
+    assert found["percentiles"]["50"] == pytest.approx(np.median(array))
+    levels = list(found["percentiles"].values())
+    assert levels == sorted(levels)
+
+
+def test_statistics_of_a_large_image_are_close() -> None:
+    array = np.random.default_rng(0).normal(50, 10, (60, 60, 60)).astype(np.float32)
+    found = intensity_statistics(array, max_samples=10_000)
+    assert found["mean"] == pytest.approx(50, abs=0.5)
+    assert found["minimum"] == array.min()
+
+
+def test_equal_arrays_give_equal_files_whatever_their_memory_order(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 50, (30, 20, 10)).astype(np.int16)
+    config = StoreConfig(chunk_size=16, block_size=8)
+    for name, version in (("a", array), ("b", np.asfortranarray(array))):
+        write_array(tmp_path / f"{name}.b2nd", version, config)
+    assert file_checksum(tmp_path / "a.b2nd") == file_checksum(tmp_path / "b.b2nd")
+
+
+def test_an_array_that_cannot_be_read_back_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import blosc2
+
+    array = np.arange(512, dtype=np.int16).reshape(8, 8, 8)
+    monkeypatch.setattr(blosc2, "open", lambda *_, **__: np.zeros_like(array))
+    with pytest.raises(ValueError, match="cannot be read back"):
+        write_array(tmp_path / "a.b2nd", array, StoreConfig(chunk_size=8, block_size=4))
+
+
+def test_damage_is_missing_length_or_content(tmp_path: Path) -> None:
+    for name in ("missing", "short", "changed", "whole"):
+        (tmp_path / name).write_bytes(b"0123456789")
+    files = {p.name: {"bytes": 10, "checksum": file_checksum(p)} for p in sorted(tmp_path.iterdir())}
+    (tmp_path / "missing").unlink()
+    (tmp_path / "short").write_bytes(b"012345678")
+    (tmp_path / "changed").write_bytes(b"0123456780")
+    assert damaged_files(tmp_path, files) == ["changed", "missing", "short"]
+    assert damaged_files(tmp_path, files, thorough=False) == ["missing", "short"]

@@ -1,0 +1,218 @@
+"""Training draws the same samples from a store as from the files, and holds no volume for it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from promptseg.data import Catalog, Store, StoreConfig, prepare
+from promptseg.data.crops import TrainingVolume, crop_image, crop_labels
+from promptseg.data.pool import TrainingPool
+from promptseg.data.sampler import SamplerConfig, draw_geometry, draw_sample
+from promptseg.data.store_views import StoredImage, StoredLabels, renumber
+from promptseg.data.volumes import TISSUE, StoreVolumes, load_volume, open_pool, open_volume
+from promptseg.preprocessing import PreprocessingConfig
+
+from ..conftest import make_affine
+from .conftest import describe, phantom, save_nifti
+
+PREPROCESSING = PreprocessingConfig()
+CONFIG = StoreConfig(chunk_size=32, block_size=8, preprocessing=PREPROCESSING)
+SAMPLER = SamplerConfig(crop_size=16, synthetic_share=0.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Catalog], Store]:
+    """A data set with images (one large enough for coarser levels), one of label maps alone, one of instances."""
+    root = tmp_path_factory.mktemp("source")
+    for number, shape in enumerate([(24, 20, 18), (210, 30, 26)]):
+        image, labels = phantom(number, shape, values=(1, 2, 255))
+        affine = make_affine("LPS", (0.8, 0.9, 1.1), (5, 6, 7))
+        save_nifti(root / f"organs/images/p{number}.nii.gz", image, affine)
+        save_nifti(root / f"organs/labels/p{number}.nii.gz", labels, affine)
+    _, labels = phantom(5, (60, 50, 40), values=(1, 2, 700))
+    save_nifti(root / "maps/labels/m.nii.gz", np.pad(labels, 30).astype(np.int16))
+    image, labels = phantom(6, values=(3, 1500, 70_000))
+    save_nifti(root / "spine/images/s.nii.gz", image)
+    save_nifti(root / "spine/labels/s.nii.gz", labels)
+    catalogs = {
+        "organs": describe(root / "organs", "organs", ignore=[255]),
+        "maps": describe(root / "maps", "maps", images="", unnamed_values="expected"),
+        "spine": describe(root / "spine", "spine", instances=True, terms={3: "vertebra", 1500: "vertebra"}),
+    }
+    report = prepare(list(catalogs.values()), root / "store", config=CONFIG)
+    assert not report.rejected
+    return catalogs, Store(root / "store")
+
+
+def pools(data: tuple[dict[str, Catalog], Store]) -> tuple[TrainingPool, TrainingPool]:
+    """The same cases, in memory and in the store."""
+    catalogs, store = data
+    weights = {"organs": 0.6, "maps": 0.2, "spine": 0.2}
+    groups = {
+        name: [load_volume(catalog, case, PREPROCESSING) for case in catalog.cases()]
+        for name, catalog in catalogs.items()
+    }
+    return TrainingPool(groups, weights), open_pool(store, weights, PREPROCESSING)
+
+
+def test_draws_from_the_store_are_the_draws_from_the_files(data) -> None:
+    files, store = pools(data)
+    sources = set()
+    for index in range(40):
+        ours = draw_sample(store, 7, 3, index, SAMPLER, PREPROCESSING)
+        theirs = draw_sample(files, 7, 3, index, SAMPLER, PREPROCESSING)
+        assert ours.source == theirs.source
+        torch.testing.assert_close(ours.targets, theirs.targets, rtol=0, atol=0)
+        torch.testing.assert_close(ours.spacing_mm, theirs.spacing_mm)
+        torch.testing.assert_close(ours.image, theirs.image, rtol=0, atol=2e-3)
+        sources.add(ours.source)
+    assert {"organs", "maps (painted)", "spine"} <= sources
+
+
+def test_crops_at_every_scale_are_equal(data) -> None:
+    """Without the sampler's augmentation, from the finest to the coarsest level."""
+    catalogs, store = data
+    ours = open_volume(store["organs/p1"], PREPROCESSING)
+    theirs = load_volume(catalogs["organs"], catalogs["organs"].cases()[1], PREPROCESSING)
+    assert len(ours.levels) == len(theirs.levels) == 3
+    rng = np.random.default_rng(0)
+    for spacing in (0.5, 0.9, 1.7, 4.0, 9.0):
+        geometry = draw_geometry(theirs, 1, rng, SAMPLER)
+        positions = geometry.positions_mm() * np.float32(spacing)
+        torch.testing.assert_close(crop_image(ours, positions, spacing), crop_image(theirs, positions, spacing))
+        np.testing.assert_array_equal(crop_labels(ours, positions), crop_labels(theirs, positions))
+
+
+@pytest.mark.parametrize("key", ["organs/p0", "organs/p1", "maps/m", "spine/s"])
+def test_what_the_sampler_is_told_is_equal_and_true(data, key: str) -> None:
+    catalogs, store = data
+    name, _, case_name = key.partition("/")
+    ours = open_volume(store[key], PREPROCESSING)
+    case = next(case for case in catalogs[name].cases() if case.name == case_name)
+    theirs = load_volume(catalogs[name], case, PREPROCESSING)
+    for attribute in ("case", "dataset", "modality", "shape", "extent_mm", "extents_mm", "names"):
+        assert getattr(ours, attribute) == getattr(theirs, attribute), attribute
+    assert list(ours.objects) == list(theirs.objects)
+    assert isinstance(theirs.labels, np.ndarray)
+    assert ours.labels is not None
+    whole = ours.labels[tuple(slice(None) for _ in range(3))]
+    np.testing.assert_array_equal(whole, theirs.labels)
+    for value, voxels in ours.objects.items():
+        np.testing.assert_array_equal(voxels, theirs.objects[value])
+        assert (whole[tuple(voxels.astype(int).T)] == value).all()
+        assert 0 < value < TISSUE
+        where = np.argwhere(whole == value)
+        assert ours.extents_mm[value] == pytest.approx(((np.ptp(where, axis=0) + 1) * ours.spacing_mm).max())
+
+
+def values_of(volume: TrainingVolume) -> set[int]:
+    assert volume.labels is not None
+    return set(np.unique(volume.labels[tuple(slice(None) for _ in range(3))]).tolist())
+
+
+def test_what_is_no_object_is_never_drawn_but_still_tissue(data) -> None:
+    _, store = data
+    assert set(open_volume(store["organs/p0"], PREPROCESSING).objects) == {1, 2}
+    assert values_of(open_volume(store["organs/p0"], PREPROCESSING)) == {0, 1, 2, TISSUE}, "255 is ignored"
+    assert values_of(open_volume(store["maps/m"], PREPROCESSING)) == {0, 1, 2, TISSUE}, "700 is only painted"
+    assert len(open_volume(store["spine/s"], PREPROCESSING).objects) == 3, "instances need no term"
+    assert values_of(open_volume(store["spine/s"], PREPROCESSING)) == {0, 1, 2, 3}, "large values are renumbered"
+
+
+def test_a_map_without_an_image_is_cut_to_its_labels_and_thinned(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    from promptseg.data import volumes
+
+    catalogs, store = data
+    assert open_volume(store["maps/m"], PREPROCESSING).shape < store["maps/m"].shape
+    monkeypatch.setattr(volumes, "MAX_LABEL_VOXELS", 20_000)
+    ours = open_volume(store["maps/m"], PREPROCESSING)
+    theirs = load_volume(catalogs["maps"], catalogs["maps"].cases()[0], PREPROCESSING)
+    assert np.prod(ours.shape) <= 20_000
+    assert (ours.spacing_mm > store["maps/m"].spacing_mm).all()
+    assert ours.labels is not None
+    np.testing.assert_array_equal(ours.labels[tuple(slice(None) for _ in range(3))], theirs.labels)
+    for value, voxels in ours.objects.items():
+        assert (voxels < ours.shape).all()
+        assert (theirs.labels == value).any()
+
+
+def test_a_pool_holds_no_voxels_and_few_open_volumes(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, store = data
+    volumes = StoreVolumes(store.cases * 50, PREPROCESSING, max_open=3)
+    assert len(volumes) == 200
+    for number in (0, 1, 2, 3, 150, 0):
+        volume = volumes[number]
+        assert all(isinstance(level.image, StoredImage) for level in volume.levels)
+        assert volume.labels is None or isinstance(volume.labels, StoredLabels)
+    assert len(volumes._open) == 3
+    assert volumes[0] is volumes[0]
+    assert len(volumes[10:20]) == 10
+    assert len(pickle.loads(pickle.dumps(volumes))._open) == 0
+    with pytest.raises(IndexError):
+        volumes[200]
+
+
+def test_a_crop_reads_only_the_box_around_it(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    from promptseg.data.store_reader import StoreCase
+
+    _, store = data
+    volume = open_volume(store["organs/p1"], PREPROCESSING)
+    read: list[int] = []
+    real: Callable = StoreCase.read_array
+
+    def counted(self, name, start, size, fill=0):
+        read.append(int(np.prod(size)))
+        return real(self, name, start, size, fill)
+
+    monkeypatch.setattr(StoreCase, "read_array", counted)
+    positions = np.stack(np.meshgrid(*[np.arange(8.0)] * 3, indexing="ij"), -1).astype(np.float32)
+    crop_image(volume, positions, 0.9)
+    crop_labels(volume, positions)
+    assert len(read) == 2
+    assert max(read) <= 13**3
+
+
+def test_another_preprocessing_is_refused(data, tmp_path: Path) -> None:
+    catalogs, store = data
+    other = PreprocessingConfig(equalization=0.25)
+    with pytest.raises(ValueError, match=r"equalization.*0\.6 stored, 0\.25 wanted"):
+        open_pool(store, {"organs": 1.0}, other)
+    prepare([catalogs["organs"]], tmp_path / "plain", config=StoreConfig(chunk_size=8, block_size=4))
+    with pytest.raises(ValueError, match="none is stored"):
+        open_volume(Store(tmp_path / "plain")["organs/p0"], PREPROCESSING)
+
+
+def test_a_group_without_cases_is_refused(data) -> None:
+    for group in ("hearts", "organs:PET"):
+        with pytest.raises(ValueError, match=rf"'{group}' has no case.*organs:CT \(train\)"):
+            open_pool(data[1], {group: 1.0}, PREPROCESSING)
+    pool = open_pool(data[1], {"organs:CT": 3.0, "maps": 1.0}, PREPROCESSING, max_cases=1)
+    assert pool.weights == {"organs:CT": 0.75, "maps": 0.25}
+    assert [len(group) for group in pool.groups.values()] == [1, 1]
+
+
+def test_the_large_real_image_is_the_same_from_both(data_root: Path, tmp_path: Path) -> None:
+    from promptseg.data import load_catalog
+
+    catalog = load_catalog(data_root / "sct_cord" / "dataset.json")
+    prepare([catalog], tmp_path / "store", config=StoreConfig(preprocessing=PREPROCESSING))
+    store = open_pool(tmp_path / "store", {"sct_cord": 1.0}, PREPROCESSING)
+    files = TrainingPool(
+        {"sct_cord": [load_volume(catalog, case, PREPROCESSING) for case in catalog.cases()]}, store.weights
+    )
+    for index in range(4):
+        ours, theirs = (draw_sample(pool, 0, 0, index, SAMPLER, PREPROCESSING) for pool in (store, files))
+        torch.testing.assert_close(ours.targets, theirs.targets, rtol=0, atol=0)
+        torch.testing.assert_close(ours.image, theirs.image, rtol=0, atol=2e-3)
+
+
+def test_values_are_replaced_at_once() -> None:
+    labels = np.array([1, 2, 3], np.uint8)
+    assert renumber(labels, [(1, 2), (2, 1)]).tolist() == [2, 1, 3]
+    assert renumber(labels, []) is labels

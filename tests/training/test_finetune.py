@@ -1,0 +1,293 @@
+"""Fine-tuning writes an adapter that has learned, leaves the base alone, and stops in time."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from promptseg import Predictor
+from promptseg.adapters import Adapter
+from promptseg.cli import main
+from promptseg.models import ModelConfig, PromptableModel
+from promptseg.models.pretrained import save_pretrained
+from promptseg.training.finetune import Finetuner, finetune, read_report
+from promptseg.training.finetune_config import FinetuneConfig
+from promptseg.training.finetune_data import View, find_cases, load_case
+from promptseg.training.finetune_episode import choose_targets, run_automatic, run_prompted, validate_crops
+from promptseg.training.finetune_views import ViewCache, hash_of
+
+MODEL = ModelConfig(
+    name="random", tile_size=32, stem_channels=(8, 8, 8), stem_depths=(1, 1, 1), embed_dim=24, depth=1, num_heads=2,
+    decoder_depth=1, decoder_channels=(8, 8, 8), num_levels=4, text_dim=6,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four volumes with a bright and a very bright block each."""
+    root = tmp_path_factory.mktemp("finetune")
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        labels = np.zeros((24, 22, 20), dtype=np.uint8)
+        i, j, k = rng.integers(2, 6, 3)
+        labels[i : i + 8, j : j + 7, k : k + 8] = 1
+        labels[i + 8 : i + 14, j : j + 9, k : k + 6] = 2
+        image = (rng.normal(50, 5, labels.shape) + 60 * labels).astype(np.float32)
+        for kind, array in (("images", image), ("labels", labels)):
+            (root / kind).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.diag([-1.0, 1.0, 1.0, 1.0])), root / kind / f"{name}.nii.gz")
+    (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "head": 1, "tail": 2}}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights."""
+    torch.manual_seed(0)
+    return save_pretrained(PromptableModel(MODEL), tmp_path_factory.mktemp("base") / "random")
+
+
+def options(data: Path, base: Path, output: Path, **fields: object) -> FinetuneConfig:
+    values: dict[str, object] = {
+        "model": str(base),
+        "images": str(data / "images"),
+        "labels": str(data / "labels"),
+        "output": str(output),
+        "method": "decoder",
+        "max_steps": 4,
+        "batch_size": 2,
+        "validate_every": 2,
+        "report_cases": 0,
+        "probe": False,
+        "device": "cpu",
+    }
+    return FinetuneConfig(**{**values, **fields})  # type: ignore[arg-type]
+
+
+def make_tuner(data: Path, **fields: object) -> Finetuner:
+    torch.manual_seed(0)
+    model = PromptableModel(MODEL).eval()
+    config = options(data, Path("unused"), Path("adapter"), **fields)
+    volumes = [load_case(c, MODEL.preprocessing) for c in find_cases(config.images, config.labels)]
+    return Finetuner(config, model, ("random", "", ""), volumes[:3], volumes[3:], {1: "head", 2: "tail"})
+
+
+def test_the_whole_way_from_two_folders_to_a_label_map(
+    data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", base, "--images", data / "images", "--labels", data / "labels", "-o", tmp_path / "mine"]
+    words += ["--method", "salt", "--max-steps", "3", "--validate-every", "2", "--batch-size", "1", "--no-probe"]
+    assert main(["finetune", *map(str, words), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "3 steps" in printed
+    assert "3 cases, 1 held out" in printed
+    for row in ("Dice after 1 click", "Dice after 3 clicks", "Dice without a prompt"):
+        assert row in printed
+    adapter = Adapter.from_pretrained(tmp_path / "mine")
+    assert adapter.config.names == {1: "head", 2: "tail"}
+    assert adapter.config.base == "random"
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "head, tail" in card
+    assert not any(name in card for name in ("a.nii", str(data)))  # names of cases may name patients
+    assert not any(f'"{name}"' in (tmp_path / "mine" / "adapter_config.json").read_text() for name in "abcd")
+    out = tmp_path / "labels.nii.gz"
+    image = data / "images" / "a.nii.gz"
+    words = ["segment", image, "--model", base, "--adapter", tmp_path / "mine", "-o", out]
+    assert main([*map(str, words), "--all", "--overlay", str(tmp_path / "labels.png")]) == 0
+    printed = capsys.readouterr().out
+    assert "2 labels" in printed
+    assert "1 head: " in printed
+    assert nib.load(out).shape == (24, 22, 20)  # type: ignore[attr-defined]
+    assert (tmp_path / "labels.png").is_file()
+    assert main([*map(str, words), "--point", "10,10,10"]) == 0
+    capsys.readouterr()
+    assert main([*map(str, words), "--all", "--point", "10,10,10"]) == 2
+    assert "--all takes no prompts" in capsys.readouterr().err
+
+
+def test_steps_change_the_adapter_and_nothing_else(data: Path) -> None:
+    tuner = make_tuner(data, method="decoder")
+    frozen = {n: p.clone() for n, p in tuner.model.named_parameters() if not n.startswith("mask_decoder.")}
+    before = tuner.trainable.state()
+    for _ in range(3):
+        assert np.isfinite(tuner.train_step(0.1))
+    after = tuner.trainable.state()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert "label_tokens" in changed
+    assert len(changed) > 0.8 * len(before)
+    parameters = dict(tuner.model.named_parameters())
+    assert all(torch.equal(parameters[n], p) for n, p in frozen.items())
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "salt"])
+def test_every_kind_of_parameter_gets_a_gradient(data: Path, method: str) -> None:
+    tuner = make_tuner(data, method=method, automatic_share=0.5)
+    with torch.no_grad():
+        for key, parameter in tuner.trainable.parameters().items():
+            if key.endswith("lora_B"):
+                parameter.normal_(0, 0.02)  # zero at the start, which hides A from the first step
+    seen = dict.fromkeys(tuner.trainable.parameters(), 0.0)
+    for step in range(4):
+        tuner.step = step
+        tuner.train_step(0.1)
+        for key, parameter in tuner.trainable.parameters().items():
+            seen[key] += 0.0 if parameter.grad is None else float(parameter.grad.abs().sum())
+    without = {key for key, total in seen.items() if total == 0}
+    # Masks that no episode asked for; and SALT's rest, which a layer of one output does not have.
+    idle = ("mask_weights",) if method != "salt" else ("mask_weights", "iou_head.fc2.lora", "presence_head.fc2.lora")
+    assert not {key for key in without if not any(part in key for part in idle)}, without
+
+
+def test_it_learns_to_find_labels_without_a_prompt(data: Path) -> None:
+    tuner = make_tuner(data, method="full", learning_rate=4e-3, augmentation=0.0, automatic_share=1.0)
+    before = tuner.validate()
+    for step in range(50):
+        tuner.train_step(step / 50)
+    after = tuner.validate()
+    assert after["automatic"] > before["automatic"] + 0.2, (before, after)
+
+
+def test_the_best_state_is_exported_not_the_last(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuner = make_tuner(data, max_steps=6, validate_every=2)
+    scores = iter([0.1, 0.5, 0.2, 0.3])
+    states = []
+
+    def validate() -> dict[str, float]:
+        states.append(tuner.trainable.state())
+        return {"score": next(scores)}
+
+    monkeypatch.setattr(tuner, "validate", validate)
+    adapter = tuner.fit()
+    assert [row["score"] for row in tuner.history] == [0.1, 0.5, 0.2, 0.3]
+    assert all(torch.equal(adapter.tensors[k], v) for k, v in states[1].items())
+    assert not torch.equal(states[1]["label_tokens"], states[3]["label_tokens"])
+
+
+def test_it_stops_when_nothing_is_gained(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuner = make_tuner(data, max_steps=50, validate_every=1, patience=2)
+    monkeypatch.setattr(tuner, "validate", lambda: {"score": 0.5})
+    tuner.fit()
+    assert tuner.step == 2
+
+
+def test_the_budget_of_time_is_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuner = make_tuner(data, max_steps=10_000, minutes=0.02, validate_every=10_000)
+    monkeypatch.setattr(tuner, "validate", lambda: {"score": 0.5})
+    seen: list[float] = []
+
+    def slow(spent: float) -> float:
+        time.sleep(0.05)
+        tuner.step += 1
+        return 1.0
+
+    monkeypatch.setattr(tuner, "train_step", slow)
+    started = time.monotonic()
+    tuner.fit(lambda spent, line: seen.append(spent))
+    assert time.monotonic() - started < 5
+    assert 2 < tuner.step < 40
+    assert seen == sorted(seen)
+    assert tuner.history[-1]["step"] == tuner.step  # the last state was looked at, too
+
+
+def test_a_frozen_encoder_encodes_each_crop_once(data: Path) -> None:
+    tuner = make_tuner(data, method="decoder")
+    assert tuner.trainable.encoder_is_frozen
+    first = tuner.draw_batch(0)
+    count = tuner.views.num_encoded
+    again = tuner.draw_batch(0)
+    assert tuner.views.num_encoded == count
+    assert torch.equal(first[0].tokens, again[0].tokens)
+    assert torch.equal(first[1], again[1])
+    assert not make_tuner(data, method="lora").trainable.encoder_is_frozen
+    assert make_tuner(data, method="lora", scope="decoder").trainable.encoder_is_frozen
+
+
+def test_kept_embeddings_are_bounded() -> None:
+    model = PromptableModel(MODEL).eval()
+    cache = ViewCache(1)
+    views = {}
+    for number in range(3):
+        image = torch.full((1, 32, 32, 32), float(number))
+        views[number] = cache.view(number, lambda i=image: View(i, torch.zeros(32, 32, 32), torch.ones(3)))
+        with torch.no_grad():
+            cache.embed(model, views[number])
+    assert cache.num_encoded == 3
+    assert len(cache._embeddings) == 1
+    assert list(cache._views) == [2]
+    assert hash_of(("a", 1)) == hash_of(("a", 1)) != hash_of(("a", 2))
+
+
+def test_batches_are_a_function_of_seed_and_step(data: Path) -> None:
+    first, second = make_tuner(data), make_tuner(data)
+    for step in (0, 5):
+        a, b = first.draw_batch(step), second.draw_batch(step)
+        assert torch.equal(a[1], b[1])
+        assert torch.equal(a[2], b[2])
+    assert [first.is_automatic(s) for s in range(20)] == [second.is_automatic(s) for s in range(20)]
+    assert 3 < sum(first.is_automatic(s) for s in range(20)) < 17
+
+
+def test_absent_labels_are_asked_for_in_automatic_mode_only() -> None:
+    labels = torch.zeros(32, 32, 32, dtype=torch.int32)
+    labels[4:12, 4:12, 4:12] = 1
+    view = View(torch.zeros(1, 32, 32, 32), labels, torch.ones(3))
+    rng = np.random.default_rng(0)
+    asked = [choose_targets(view, [1, 2], 1, rng, True, 1) for _ in range(60)]
+    empty = [int(numbers[0]) for targets, numbers in asked if not targets.any()]
+    assert empty
+    assert set(empty) == {1}
+    assert all(choose_targets(view, [1, 2], 2, rng, False, 1)[0].flatten(1).any(dim=1).all() for _ in range(20))
+
+
+def test_episodes_differ_in_what_the_model_is_told(data: Path) -> None:
+    tuner = make_tuner(data)
+    embedding, targets, numbers = tuner.draw_batch(0)
+    tokens = tuner.trainable.tokens
+    assert tokens is not None
+    losses = []
+    for shift in (0.0, 5.0):
+        generator = torch.Generator().manual_seed(1)
+        given = tokens(numbers) + shift
+        loss, scores = run_automatic(tuner.model, embedding, targets, given, generator, tuner.prompts)
+        losses.append(float(loss.detach()))
+        assert all(0 <= s <= 1 for s in scores)
+    assert losses[0] != losses[1]
+    generator = torch.Generator().manual_seed(1)
+    loss, _ = run_prompted(tuner.model, embedding, targets, generator, tuner.prompts)
+    (gradient,) = torch.autograd.grad(loss, [tokens.weight], allow_unused=True)
+    assert gradient is None  # prompts of a user go without the label's tokens, as at inference
+    found = validate_crops(tuner.model, tuner.validation_views, tuner.values, None, 2)
+    assert set(found) == {"click"}
+
+
+def test_the_report_goes_through_the_predictor_and_keeps_the_base(data: Path, base: Path, tmp_path: Path) -> None:
+    before = {p.name: p.read_bytes() for p in base.iterdir()}
+    folder = finetune(options(data, base, tmp_path / "mine", report_cases=1))
+    report = read_report(folder)
+    assert [row["what"] for row in report["measured"]] == [
+        "Dice after 1 click",
+        "Dice after 3 clicks",
+        "Dice without a prompt",
+    ]
+    assert report["measured"][2]["base"] == "-"
+    assert {p.name: p.read_bytes() for p in base.iterdir()} == before
+    predictor = Predictor.from_pretrained(base, adapter=folder, dtype=torch.float32)
+    assert predictor.adapters.labels
+    assert len(report["training_cases"]) == 3
+
+
+def test_what_cannot_be_tuned_is_one_error(data: Path, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="expected a folder"):
+        finetune(options(data, base, tmp_path / "file"))
+    with pytest.raises(ValueError, match="no such folder"):
+        finetune(options(data / "nowhere", base, tmp_path / "out"))
+    with pytest.raises(ValueError, match="unknown checkpoint"):
+        finetune(options(data, Path("no-such-weights"), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,239 @@
+"""What fine-tuning reads: pairs of files, names of labels, a split by case, and crops as inference would take them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptseg.data.crops import TrainingVolume
+from promptseg.preprocessing import PreprocessingConfig
+from promptseg.training.finetune_config import FinetuneConfig
+from promptseg.training.finetune_data import (
+    CasePaths,
+    draw_view,
+    find_cases,
+    label_names,
+    lattice_of,
+    load_case,
+    split_cases,
+)
+from promptseg.training.finetune_loop import describe_labels
+from promptseg.training.finetune_report import click_dice, deepest_point, dice_of
+
+PREPROCESSING = PreprocessingConfig()
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.diag([-1.0, 1.0, 2.0, 1.0]) if affine is None else affine), path)
+    return path
+
+
+def make_case(folder: Path, name: str = "a", shape: tuple[int, int, int] = (20, 22, 12)) -> CasePaths:
+    labels = np.zeros(shape, dtype=np.uint8)
+    labels[4:10, 5:12, 3:7] = 1
+    labels[12:16, 5:9, 3:7] = 2
+    image = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32) + 10 * labels
+    return CasePaths(
+        name, save(folder / "images" / f"{name}.nii.gz", image), save(folder / "labels" / f"{name}.nii.gz", labels)
+    )
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> CasePaths:
+    return make_case(tmp_path)
+
+
+@pytest.fixture
+def volume(case: CasePaths) -> TrainingVolume:
+    return load_case(case, PREPROCESSING)
+
+
+def test_files_are_paired_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("b_0000.nii.gz", "a.nii", "alone.nii.gz", "notes.txt", ".a.nii"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / name).touch()
+    for name in ("b.nii.gz", "a.nii.gz", "other.nii.gz"):
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / "labels" / name).touch()
+    with caplog.at_level(logging.WARNING):
+        cases = find_cases(tmp_path / "images", tmp_path / "labels")
+    assert [(c.name, c.image.name, c.label.name) for c in cases] == [
+        ("a", "a.nii", "a.nii.gz"),
+        ("b", "b_0000.nii.gz", "b.nii.gz"),
+    ]
+    assert "2 files without a partner are left out: alone, other" in caplog.text
+
+
+def test_folders_without_pairs_are_one_error(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images" / "a.nii").touch()
+    with pytest.raises(ValueError, match=r"no image .* has a label map of its name.*there are a and nothing"):
+        find_cases(tmp_path / "images", tmp_path / "labels")
+    with pytest.raises(ValueError, match="no such folder"):
+        find_cases(tmp_path / "nowhere", tmp_path / "labels")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"labels": {"0": "background", "1": "head", "2": "tail"}},
+        {"labels": {"background": 0, "head": 1, "tail": 2}},
+    ],
+    ids=["decathlon", "nnU-Net"],
+)
+@pytest.mark.parametrize("place", [".", "labels"])
+def test_names_are_found_in_a_dataset_json(tmp_path: Path, content: dict[str, object], place: str) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / place / "dataset.json").write_text(json.dumps(content))
+    found = label_names(tmp_path / "labels")
+    assert {v: n for v, n in found.items() if v} == {1: "head", 2: "tail"}
+    assert label_names(tmp_path / "labels", "2=fin") == {2: "fin"}
+
+
+@pytest.mark.parametrize("stated", ["liver", "0=background", "1=", "=x", "1:x"])
+def test_names_of_another_form_are_refused(tmp_path: Path, stated: str) -> None:
+    with pytest.raises(ValueError, match="expected such as 1=liver"):
+        label_names(tmp_path, stated)
+
+
+def test_a_case_is_canonical_with_its_objects(volume: TrainingVolume) -> None:
+    assert volume.shape == (20, 22, 12)
+    assert np.allclose(volume.spacing_mm, [1, 1, 2])
+    assert set(volume.objects) == {1, 2}
+    assert volume.extents_mm[1] == pytest.approx(8)
+    assert volume.labels is not None
+    assert volume.labels[19 - 5, 6, 4] == 1  # the first axis was flipped
+
+
+def test_labels_on_another_grid_are_refused(case: CasePaths, tmp_path: Path) -> None:
+    moved = np.diag([-1.0, 1.0, 2.0, 1.0])
+    moved[0, 3] = 5
+    label = save(tmp_path / "moved.nii.gz", np.ones((20, 22, 12), dtype=np.uint8), moved)
+    with pytest.raises(ValueError, match=r"does not lie on the grid of .*a corner lies 5 mm away"):
+        load_case(CasePaths("a", case.image, label), PREPROCESSING)
+    label = save(tmp_path / "small.nii.gz", np.ones((20, 22, 11), dtype=np.uint8))
+    with pytest.raises(ValueError, match="resample it onto it"):
+        load_case(CasePaths("a", case.image, label), PREPROCESSING)
+
+
+def test_label_values_are_whole_numbers(case: CasePaths, tmp_path: Path) -> None:
+    label = save(tmp_path / "soft.nii.gz", np.full((20, 22, 12), 0.5, dtype=np.float32))
+    with pytest.raises(ValueError, match="expected 0 to 65535, whole"):
+        load_case(CasePaths("a", case.image, label), PREPROCESSING)
+
+
+@given(st.integers(1, 30), st.floats(0, 0.9), st.integers(0, 99))
+def test_the_split_is_by_case_and_holds_one_out_at_least(count: int, share: float, seed: int) -> None:
+    names = [f"case{n}" for n in range(count)]
+    training, validation = split_cases(names, share, seed)
+    assert sorted(training + validation) == sorted(names)
+    assert training
+    assert bool(validation) == (count > 1 and share > 0)
+    assert split_cases(names[::-1], share, seed) == (training[::-1], validation[::-1])
+
+
+def test_a_centred_crop_shows_all_of_its_label(volume: TrainingVolume) -> None:
+    view = draw_view(volume, np.random.default_rng(0), 32, PREPROCESSING, value=2, centred=True)
+    assert volume.labels is not None
+    ratio = float(np.prod(volume.spacing_mm) / np.prod(view.spacing_mm.numpy()))
+    assert int((view.labels == 2).sum()) == pytest.approx(ratio * (volume.labels == 2).sum(), rel=0.3)
+    places = (view.labels == 2).nonzero().float().mean(dim=0)
+    assert torch.allclose(places, torch.full((3,), 15.5), atol=1.5)
+    assert view.image.shape == (1, 32, 32, 32)
+
+
+def test_crops_have_the_spacings_of_inference(volume: TrainingVolume) -> None:
+    lattice = lattice_of(volume, 16)
+    assert lattice.num_levels == 2
+    levels = [lattice.level_spacing_mm(level) for level in range(lattice.num_levels)]
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(20):
+        view = draw_view(volume, rng, 16, PREPROCESSING, value=1)
+        spacing = float(view.spacing_mm[0])
+        assert torch.allclose(view.spacing_mm, torch.full((3,), spacing))
+        assert min(abs(spacing - s) for s in levels) < 1e-6
+        seen.add(round(spacing, 3))
+    assert len(seen) == 2
+
+
+def test_crops_are_a_function_of_their_generator(volume: TrainingVolume) -> None:
+    first, second = (
+        draw_view(volume, np.random.default_rng(4), 32, PREPROCESSING, augmentation=1.0, value=1) for _ in range(2)
+    )
+    assert torch.equal(first.image, second.image)
+    assert torch.equal(first.labels, second.labels)
+    other = draw_view(volume, np.random.default_rng(5), 32, PREPROCESSING, augmentation=1.0, value=1)
+    assert not torch.equal(first.image, other.image)
+
+
+def test_intensities_and_labels_of_a_crop_lie_together(volume: TrainingVolume) -> None:
+    for seed in range(5):
+        view = draw_view(volume, np.random.default_rng(seed), 32, PREPROCESSING, value=2)
+        inside = view.image[0][view.labels == 2]
+        if len(inside) > 50:
+            assert float(inside.mean()) > float(view.image[0][view.labels == 0].mean()) + 0.3
+
+
+def test_labels_are_described_by_name_and_extent(volume: TrainingVolume) -> None:
+    labels = describe_labels([volume], {1: "head", 9: "absent"})
+    assert [(label.value, label.name) for label in labels] == [(1, "head")]
+    assert labels[0].extent_mm == pytest.approx(8)
+    assert [label.name for label in describe_labels([volume], {})] == ["label 1", "label 2"]
+    with pytest.raises(ValueError, match="nothing to learn"):
+        describe_labels([], {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"minutes": 0}, "minutes=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"augmentation": 2.0}, "augmentation=2.0"),
+        ({"validation_share": 1.0}, "leaves nothing to train on"),
+        ({"method": "full", "scope": "decoder"}, "scope='decoder' and method='full'"),
+    ],
+)
+def test_contradictions_are_refused_by_name(fields: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        FinetuneConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_the_deepest_point_lies_deep() -> None:
+    region = np.zeros((21, 20, 19), dtype=bool)
+    region[3:12, 4:13, 5:14] = True
+    region[18, 18, 18] = True
+    point = deepest_point(region)
+    assert region[point]
+    assert np.abs(np.array(point) - [7, 8, 9]).max() <= 2
+
+
+class Perfect:
+    """Answers with the truth as soon as it is asked."""
+
+    def __init__(self, truth: np.ndarray) -> None:
+        self.truth, self.asked = truth, 0
+
+    def predict(self, points: list[tuple[int, ...]], labels: list[int]) -> object:
+        self.asked += 1
+        assert all(bool(self.truth[p]) == bool(label) for p, label in zip(points, labels, strict=True))
+        return type("Answer", (), {"mask": self.truth.astype(np.uint8)})()
+
+
+def test_clicks_stop_when_nothing_is_wrong() -> None:
+    truth = np.zeros((8, 8, 8), dtype=bool)
+    truth[2:6, 2:6, 2:6] = True
+    user = Perfect(truth)
+    assert click_dice(user, truth, 3) == {1: 1.0, 2: 1.0, 3: 1.0}  # type: ignore[arg-type]
+    assert user.asked == 1
+    assert dice_of(truth, np.roll(truth, 4, axis=0)) == 0
