@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,7 @@ class BalancedObjects:
 
     @classmethod
     def of(
-        cls, groups: Mapping[str, list[TrainingVolume]], weights: Mapping[str, float], temperature: float
+        cls, groups: Mapping[str, Sequence[TrainingVolume]], weights: Mapping[str, float], temperature: float
     ) -> BalancedObjects:
         """Balances a pool.
 

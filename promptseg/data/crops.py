@@ -17,6 +17,9 @@ from .randomness import Randomness, RandomSource
 if TYPE_CHECKING:
     from .sampler import SamplerConfig
 
+TISSUE = 1000
+"""Label values from here on are tissue to paint, never an object: what is ignored, or has no term in the catalog."""
+
 
 @dataclass(frozen=True)
 class PyramidLevel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class TrainingPool:
         weights: data set (and modality) -> sampling weight; sums to 1.
     """
 
-    groups: dict[str, list[TrainingVolume]]
+    groups: Mapping[str, Sequence[TrainingVolume]]
     weights: dict[str, float]
 
     def draw(self, rng: np.random.Generator, temperature: float = 0.0) -> tuple[TrainingVolume, int | None]:

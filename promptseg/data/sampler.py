@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..preprocessing import PreprocessingConfig
 from .batch_synthesis import IMAGE_ONLY, PAINTED, REAL, SYNTHETIC, UNLABELLED, finish_batch
-from .crops import CropGeometry, TrainingVolume, crop_image, crop_labels, draw_geometry
+from .crops import TISSUE, CropGeometry, TrainingVolume, crop_image, crop_labels, draw_geometry
 from .pool import TrainingPool
 from .randomness import Randomness
 from .synthesis import FIRST_BACKGROUND
@@ -115,7 +115,7 @@ class RawSample:
 def choose_targets(labels: np.ndarray, primary: int, rng: np.random.Generator, config: SamplerConfig) -> np.ndarray:
     """Objects of a crop: (P, D, H, W) bool; the first holds the primary label where it is large enough."""
     values, counts = np.unique(labels, return_counts=True)
-    usable = [int(v) for v, c in zip(values, counts, strict=True) if v > 0 and c >= config.min_object_voxels]
+    usable = [int(v) for v, c in zip(values, counts, strict=True) if 0 < v < TISSUE and c >= config.min_object_voxels]
     if not usable:
         return np.zeros((0, *labels.shape), dtype=bool)
     chosen, used = [], []
@@ -240,11 +240,14 @@ def _recombine(labels: np.ndarray, pool: TrainingPool, randomness: Randomness, c
         return labels
     guests: CropGeometry = draw_geometry(other, value, randomness, config)
     found = crop_labels(other, guests.positions_mm())
-    values = np.unique(found[found > 0])
+    values = np.unique(found[(found > 0) & (found < TISSUE)])
     if not len(values):
         return labels
     taken = randomness.host.choice(values, size=min(len(values), int(randomness.host.integers(1, 4))), replace=False)
-    return np.where(np.isin(found, taken), found + labels.max() + 1, labels)
+    joined, highest = labels.copy(), int(labels[labels < TISSUE].max(initial=0))
+    for number, guest in enumerate(taken, start=1):
+        joined[found == guest] = highest + number
+    return joined
 
 
 def number_labels(labels: np.ndarray) -> Tensor:

@@ -19,6 +19,7 @@ from promptseg.safe_loading import read_tensors
 from promptseg.training.config import PretrainConfig
 from promptseg.training.distributed import start, whole
 from promptseg.training.loop import Trainer, pretrain, setup
+from promptseg.training.optimisation import optimizer_tensors
 
 FORK = multiprocessing.get_context("fork")
 
@@ -107,11 +108,8 @@ def _resume(config: PretrainConfig) -> tuple[int, dict, dict, dict]:
     trainer = setup(config)
     weights = {k: whole(v).detach().numpy().copy() for k, v in trainer.model.state_dict().items()}
     average = {k: whole(v).numpy().copy() for k, v in trainer.average.tensors.items()}
-    moments = {
-        n: whole(trainer.optimizer.state[p]["exp_avg"]).numpy().copy()
-        for n, p in trainer.model.named_parameters()
-        if p.requires_grad
-    }
+    states = optimizer_tensors(trainer.model, trainer.optimizer)
+    moments = {name: whole(state["exp_avg"]).numpy().copy() for name, state in states.items()}
     trainer.fit()
     return trainer.step, weights, average, moments
 
@@ -119,8 +117,11 @@ def _resume(config: PretrainConfig) -> tuple[int, dict, dict, dict]:
 def test_a_sharded_run_resumes_on_one_process_and_back(make_config, run_processes):
     config = make_config(max_steps=2, parallel="fsdp")
     run_processes(2, _resume, config)
+    exported = _weights(config)
     alone = _resume(dataclasses.replace(config, max_steps=3))
     assert alone[0] == 3
+    assert all(np.array_equal(average, exported[name]) for name, average in alone[2].items())
+    assert any(moment.any() for moment in alone[3].values())
     again = run_processes(2, _resume, dataclasses.replace(config, max_steps=3))
     single = _resume(dataclasses.replace(config, max_steps=3))
     for part in again:
