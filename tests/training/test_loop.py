@@ -162,7 +162,7 @@ def test_a_run_leaves_a_loadable_model_a_log_pictures_and_few_checkpoints(make_c
 
 
 def test_a_run_is_not_touched_by_resume_never_nor_silently_replaced(make_config):
-    config = make_config(max_steps=1)
+    config = make_config(max_steps=1, decay_start=1)
     pretrain(config)
     with pytest.raises(ValueError, match="holds a run at step 1"):
         setup(config, resume="never")
