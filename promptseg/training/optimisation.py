@@ -124,6 +124,9 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = model, decay
         self.tensors: dict[str, Tensor] = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        unique = {k for k, _ in (*model.named_parameters(), *model.named_buffers())}
+        self._aliases = set(self.tensors) - unique
+        """Further names of weights that two parts of the model share."""
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -144,6 +147,8 @@ class WeightAverage:
         """Exchanges the weights and their average; a second call puts them back."""
         current = self.model.state_dict()
         for name, mean in self.tensors.items():
+            if name in self._aliases:  # exchanged under its first name; twice would leave the average in the weights
+                continue
             ours, theirs = local_part(mean), local_part(current[name].detach())
             kept = ours.clone()
             ours.copy_(theirs)

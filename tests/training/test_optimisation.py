@@ -67,3 +67,17 @@ def test_moments_made_before_the_first_step_are_those_of_the_first_step():
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
     assert torch.equal(made.weight, fresh.weight)
+
+
+def test_a_weight_that_two_parts_share_is_exchanged_once():
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 1)})
+    model["b"] = model["a"]
+    average = WeightAverage(model, 0.9)
+    with torch.no_grad():
+        model["a"].weight.fill_(5.0)
+    kept = {name: mean.clone() for name, mean in average.tensors.items()}
+    average.swap()
+    assert torch.equal(model["a"].weight, kept["a.weight"])
+    average.swap()
+    assert (model["a"].weight == 5).all()
+    assert all(torch.equal(mean, kept[name]) for name, mean in average.tensors.items())
