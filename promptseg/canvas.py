@@ -86,6 +86,21 @@ class Canvas:
         out[part] = torch.where(old.isnan(), logits, old + window * (logits - old))
         return Canvas(self.lattice, self.level, low, out)
 
+    def limited(self, before: Canvas, adds: bool) -> Canvas:
+        """This canvas as far as it adds to an earlier mask, or as far as it takes away from it.
+
+        Args:
+            before: of the same level, inside this one.
+            adds: keep what was included; else keep what was excluded, and draw nothing new.
+        """
+        part = box_slices(before.low - self.low, before.high - self.low)
+        old, new = before.logits, self.logits[part]
+        if not adds:
+            return Canvas(self.lattice, self.level, before.low, torch.minimum(old, new))
+        out = self.logits.clone()
+        out[part] = torch.where(old.isnan(), new, torch.maximum(old, new))
+        return Canvas(self.lattice, self.level, self.low, out)
+
     def for_tile(self, tile: TileKey) -> Tensor:
         """Logits on a tile of any level, as its mask prompt: (T, T, T) float32, 0 where unknown."""
         size, lattice = self.lattice.tile_size, self.lattice

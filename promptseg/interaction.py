@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from .boxes import Box, intersect_box, union_box
 from .canvas import Canvas
@@ -16,6 +18,10 @@ from .tiles import TileKey
 
 NUM_OFFERED = 4
 """Alternatives that an answer to an ambiguous first prompt carries."""
+
+
+MIN_RESCALE_STEPS = 3
+"""Voxels of the finest level between a click on the object and one beside it from which they tell of its size."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,15 @@ class InteractionConfig:
     """How much a guess loses for each share of its surface that the tile cuts off."""
     coarse_penalty: float = 0.02
     """How much a guess loses for each level of coarseness."""
-    agreement_weight: float = 0.5
+    agreement_weight: float = 0.25
     """How much a guess gains by the mean overlap of all guesses with it."""
-    coarsen_beyond: float = 1.6
+    coarsen_beyond: float = 0.9
     """Side of an object, relative to a tile's, from which drawing moves to a coarser level."""
+    click_reach: float = 1.4
+    """How far around a click the object is taken to go on, in multiples of the click's distance to the mask: who clicks
+    in the middle of what is missing clicks as far from its end."""
+    rescale_clicks: int = 4
+    """Clicks up to which one beside the object may say that it is far smaller than drawn, and have it drawn anew."""
     refine_below: float = 0.45
     """Side of an object, relative to a tile's, below which drawing moves to a finer level."""
 
@@ -48,6 +59,7 @@ class Drawing:
         presence: estimated probability that the object is there, 0 to 1.
         candidates: the alternatives of an ambiguous first prompt with their scores, best first.
         changed: half-open box of canonical voxels (float) outside which nothing changed; None for everywhere.
+        is_from_prompts: whether the prompts alone say what it is; not so where a mask was handed over.
     """
 
     canvas: Canvas
@@ -55,6 +67,7 @@ class Drawing:
     presence: float
     candidates: tuple[tuple[float, Canvas], ...] = ()
     changed: Box | None = None
+    is_from_prompts: bool = True
 
 
 class Interaction:
@@ -88,15 +101,19 @@ class Interaction:
             )
             return self.draw(level, extent, prompts, None)
         guess, others = self.guess(prompts, extent)
-        box = guess.canvas.box_vox()
-        if box is None:
-            return replace(guess, candidates=others)
-        low, high = union_box(box, extent)
+        return replace(self._refine(guess, prompts), candidates=others)
+
+    def _refine(self, drawing: Drawing, prompts: PromptSet) -> Drawing:
+        """Draws an object found at a coarse level again at the finest level that holds it, guided by what was found."""
+        canvas = drawing.canvas
+        known = [box for box in (canvas.box_vox(), object_extent(prompts)) if box is not None]
+        if canvas.box_vox() is None:
+            return drawing
+        low, high = functools.reduce(union_box, known)
         level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
-        drawn = guess
-        if level < guess.canvas.level or guess.canvas.open_tiles():
-            drawn = self.draw(min(level, guess.canvas.level), (low, high), prompts, guess.canvas)
-        return replace(drawn, candidates=others)
+        if level >= canvas.level and not canvas.open_tiles():
+            return drawing
+        return self.draw(min(level, canvas.level), (low, high), prompts, canvas)
 
     def guess(self, prompts: PromptSet, extent: Box) -> tuple[Drawing, tuple[tuple[float, Canvas], ...]]:
         """Asks every level that can hold the prompts and ranks all candidates by estimated IoU and completeness."""
@@ -116,13 +133,22 @@ class Interaction:
         canvases = [(c.iou, Canvas.from_tiles(self.lattice, [c.tile], c.logits[None])) for c in ranked[:NUM_OFFERED]]
         return Drawing(canvases[0][1], ranked[0].iou, ranked[0].presence), tuple(canvases)
 
-    def draw(self, level: int, box_vox: Box, prompts: PromptSet, canvas: Canvas | None) -> Drawing:
-        """Draws an object at a level on the tiles that cover a box, and on neighbours where it goes on."""
+    def draw(self, level: int, box_vox: Box, prompts: PromptSet, canvas: Canvas | None, anew: bool = False) -> Drawing:
+        """Draws an object at a level on the tiles that cover a box, and on neighbours where it goes on.
+
+        Args:
+            level: zoom level; a coarser one is taken where it needs too many tiles.
+            box_vox: half-open box of canonical voxels.
+            prompts: of the object.
+            canvas: the object so far, as mask prompt; None for none.
+            anew: where a tile shows a prompt on the object, draw from the prompts and not from the canvas.
+        """
         tiles = self._covering(box_vox, level)
         while len(tiles) > self.config.max_tiles and level < self.lattice.num_levels - 1:
             level += 1
             tiles = self._covering(box_vox, level)
-        output = self.engine.decode(tiles, prompts, canvas)
+        is_anew = [anew and self._shows_object(tile, prompts) for tile in tiles]
+        output = self._decode(tiles, prompts, canvas, is_anew)
         drawn = Canvas.from_tiles(self.lattice, tiles, output.mask_logits[:, 0, 0])
         drawing = Drawing(drawn, _mean_score(output), float(output.presence_scores.max()))
         return self.extend(drawing, prompts, set(tiles), canvas)
@@ -178,15 +204,24 @@ class Interaction:
             The new drawing; ``changed`` bounds where it differs.
         """
         canvas = drawing.canvas
+        redraws = drawing.is_from_prompts and prompts.mask is None
         unchanged = replace(drawing, candidates=(), changed=(box_vox[0], box_vox[0]))
-        extents = [box for box in (object_extent(prompts), canvas.box_vox()) if box is not None]
-        if extents:
-            low, high = union_box(extents[0], extents[-1])
+        extents = [object_extent(prompts), canvas.box_vox(), self._beyond_click(canvas, box_vox) if includes else None]
+        known = [box for box in extents if box is not None]
+        if known:
+            low, high = functools.reduce(union_box, known)
             span = ((high - low) / self.lattice.step_vox(canvas.level) / self.lattice.tile_size).max()
             if span > self.config.coarsen_beyond or span < self.config.refine_below:
                 level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
                 if level != canvas.level:
-                    return self.draw(level, (low, high), prompts, canvas)
+                    drawn = self.draw(level, (low, high), prompts, canvas, anew=redraws and level > canvas.level)
+                    if level > canvas.level:
+                        drawn = self._refine(drawn, prompts)
+                    return replace(drawn, is_from_prompts=drawing.is_from_prompts)
+        if not includes and redraws:
+            smaller = self._smaller(canvas, prompts, (box_vox[0] + box_vox[1] - 1) / 2)
+            if smaller is not None:
+                return smaller
         if not includes:  # where nothing was drawn there is nothing to exclude
             drawn_box = tuple(
                 self.lattice.from_level(end - 0.5, canvas.level) + 0.5 for end in (canvas.low, canvas.high)
@@ -196,14 +231,96 @@ class Interaction:
                 return unchanged
             box_vox = shared
         tiles = self._tiles_around(box_vox, canvas.level)
-        output = self.engine.decode(tiles, prompts, canvas)
+        is_anew = [redraws and self._shows_object(t, prompts) and self._holds(t, canvas.box_vox()) for t in tiles]
+        output = self._decode(tiles, prompts, canvas, is_anew)
         changed = self._reach(tiles[0])
         pasted = canvas
         for tile, logits in zip(tiles, output.mask_logits[:, 0, 0], strict=True):
             pasted = pasted.paste(tile, logits)
             changed = union_box(changed, self._reach(tile))
-        drawn = Drawing(pasted, _mean_score(output), float(output.presence_scores.max()), changed=changed)
-        return self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True)
+        drawn = replace(
+            drawing,
+            canvas=pasted.limited(canvas, adds=includes),
+            score=_mean_score(output),
+            presence=float(output.presence_scores.max()),
+            candidates=(),
+            changed=changed,
+        )
+        return self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True) if includes else drawn
+
+    def _smaller(self, canvas: Canvas, prompts: PromptSet, excluded_vox: np.ndarray) -> Drawing | None:
+        """Draws the object anew at a finer level where an early click beside it says that it is far smaller than drawn.
+
+        Args:
+            canvas: the object so far.
+            prompts: all of them.
+            excluded_vox: (3,) the click beside the object.
+
+        Returns:
+            The drawing; None where the scale may be right, or nothing is found at the finer level.
+        """
+        included = prompts.points[prompts.labels == 1]
+        if len(prompts.points) > self.config.rescale_clicks or prompts.boxes or not len(included):
+            return None
+        spacing_mm = np.array(self.lattice.spacing_mm)
+        distance_mm = float(np.sqrt((((included - excluded_vox) * spacing_mm) ** 2).sum(axis=1)).min())
+        if distance_mm < MIN_RESCALE_STEPS * self.lattice.level_spacing_mm(0):
+            return None
+        reach = self.config.click_reach * distance_mm / spacing_mm
+        low = np.maximum(included.min(axis=0) - reach, 0.0)
+        high = np.minimum(included.max(axis=0) + 1 + reach, np.array(self.lattice.shape, dtype=float))
+        level = self.lattice.finest_level_for(high - low, fill=1.0)
+        if level >= canvas.level:
+            return None
+        drawn = self.draw(level, (low, high), prompts, None)
+        return None if drawn.canvas.box_vox() is None else drawn
+
+    def _decode(
+        self, tiles: list[TileKey], prompts: PromptSet, canvas: Canvas | None, is_anew: list[bool]
+    ) -> DecoderOutput:
+        """Decodes tiles, with the canvas as mask prompt but on those that are drawn anew."""
+        if canvas is None or not any(is_anew):
+            return self.engine.decode(tiles, prompts, canvas)
+        groups = [[n for n, anew in enumerate(is_anew) if anew == wanted] for wanted in (True, False)]
+        outputs = [
+            self.engine.decode([tiles[n] for n in group], prompts, hint)
+            for group, hint in zip(groups, (None, canvas), strict=True)
+            if group
+        ]
+        order = torch.tensor(groups[0] + groups[1]).argsort()
+        return DecoderOutput(
+            torch.cat([o.mask_logits for o in outputs])[order],
+            torch.cat([o.iou_logits for o in outputs])[order],
+            torch.cat([o.presence_logits for o in outputs])[order],
+        )
+
+    def _shows_object(self, tile: TileKey, prompts: PromptSet) -> bool:
+        """Whether a prompt that marks the object lies in a tile."""
+        return any(intersect_box(self._reach(tile, margin=0.0), box) is not None for box in marked_boxes(prompts))
+
+    def _holds(self, tile: TileKey, box_vox: Box | None) -> bool:
+        """Whether a box of canonical voxels lies in a tile, up to two of the tile's voxels."""
+        if box_vox is None:
+            return True
+        low, high = self._reach(tile, margin=2.0)
+        return bool((box_vox[0] >= low).all() and (box_vox[1] <= high).all())
+
+    def _beyond_click(self, canvas: Canvas, box_vox: Box) -> Box | None:
+        """What a click outside the mask says of the object's size: a box around it; None where it says nothing."""
+        centre = (box_vox[0] + box_vox[1] - 1) / 2
+        place = self.lattice.to_level(centre, canvas.level) - canvas.low
+        squares = [(torch.arange(n) - p) ** 2 for n, p in zip(canvas.logits.shape, place.tolist(), strict=True)]
+        square = squares[0][:, None, None] + squares[1][:, None] + squares[2]
+        nearest = float(square.masked_fill_(~(canvas.logits > 0), torch.inf).min())
+        if not np.isfinite(nearest):
+            return None
+        distance = self.config.click_reach * nearest**0.5
+        if distance < 1:
+            return None
+        reach = distance * self.lattice.step_vox(canvas.level)
+        return np.maximum(centre - reach, 0.0), np.minimum(
+            centre + reach + 1, np.array(self.lattice.shape, dtype=float)
+        )
 
     def _tiles_around(self, box_vox: Box, level: int) -> list[TileKey]:
         """The tile nearest to a prompt's middle, or those that cover it where it is longer than a tile."""
@@ -230,15 +347,20 @@ def _mean_score(output: DecoderOutput) -> float:
     return float((output.iou_scores[:, 0, 0] * sizes).sum() / sizes.sum())
 
 
+def marked_boxes(prompts: PromptSet) -> list[Box]:
+    """Half-open boxes of canonical voxels around each prompt that marks the object, the mask left out."""
+    points = prompts.points[prompts.labels == 1]
+    strokes = [stroke.voxels for stroke in prompts.strokes if stroke.label == 1]
+    return [
+        *prompts.boxes,
+        *((point, point + 1) for point in points),
+        *((voxels.min(axis=0), voxels.max(axis=0) + 1) for voxels in strokes),
+    ]
+
+
 def object_extent(prompts: PromptSet) -> Box | None:
     """Half-open box of canonical voxels around all that marks the object; None where all prompts exclude."""
-    marked = list(prompts.boxes)
-    points = prompts.points[prompts.labels == 1]
-    if len(points):
-        marked.append((points.min(axis=0), points.max(axis=0) + 1))
-    for stroke in prompts.strokes:
-        if stroke.label == 1:
-            marked.append((stroke.voxels.min(axis=0), stroke.voxels.max(axis=0) + 1))
+    marked = marked_boxes(prompts)
     if prompts.mask_box is not None:
         marked.append(prompts.mask_box)
     if not marked:

@@ -326,13 +326,14 @@ class Predictor:
         last = self._state
         if handed_over is not None:
             last = handed_over.state
-            state, rounds = last, [newest_round(prompts)]
+            drawing = replace(last.drawing, is_from_prompts=is_continuation(last.prompts, prompts))
+            state, rounds = replace(last, drawing=drawing), [newest_round(prompts)]
         elif last is not None and is_continuation(last.prompts, prompts):
             state, rounds = last, rounds_after(last.prompts, prompts)
         else:
             state = open_object(self._interaction, opening_prompts(prompts))
             rounds = rounds_after(state.prompts, prompts)
-        goes_on = state is last
+        goes_on = last is not None and state.mask is last.mask
         for new in rounds:
             state = correct_object(self._interaction, state, new)
         if not goes_on:

@@ -203,6 +203,34 @@ def test_an_including_click_far_away_moves_to_a_coarser_level() -> None:
     assert dice(after, engine.truth) > 0.9
 
 
+def test_an_early_click_beside_a_far_too_large_mask_has_it_drawn_smaller() -> None:
+    prompts = clicks((45, 37, 30), (55, 37, 30), labels=[1, 0])
+    levels = {}
+    for allowed in (0, 4):
+        interaction, engine = make((45.0, 37.0, 30.0), 36.0, rescale_clicks=allowed, refine_below=0.0)
+        whole = (np.zeros(3), np.array(LATTICE.shape, dtype=float))
+        drawing = interaction.draw(LATTICE.num_levels - 1, whole, clicks((45, 37, 30)), None)
+        engine.radii_vox = (5.0, 5.0, 4.0)  # the decoder learns that it was wrong
+        after = interaction.correct(drawing, prompts, around((55, 37, 30)), includes=False)
+        levels[allowed] = after.canvas.level
+        if allowed:
+            assert dice(after, engine.truth) > 0.8
+    assert levels[4] < levels[0]
+
+
+@pytest.mark.parametrize("includes", [True, False])
+def test_a_click_on_the_object_only_adds_and_one_beside_it_only_takes_away(includes: bool) -> None:
+    interaction, engine, drawing = start_state()
+    engine.centre_vox = (33.0, 30.0, 25.0)  # the decoder would both add and take away
+    place = (36.0, 30.0, 25.0)
+    prompts = clicks((30, 30, 25), place, labels=[1, int(includes)])
+    after = interaction.correct(drawing, prompts, around(place), includes=includes)
+    shape = np.array(LATTICE.shape)
+    before, now = (c.sample(np.zeros(3, int), shape).numpy() > 0 for c in (drawing.canvas, after.canvas))
+    assert (before != now).any()
+    assert not (before & ~now).any() if includes else not (now & ~before).any()
+
+
 def test_an_object_that_shrank_is_drawn_finer() -> None:
     interaction, engine = make((30.0, 30.0, 25.0), 4.0)
     coarse = interaction.draw(1, (np.array([20.0, 20, 17]), np.array([41.0, 41, 34])), clicks((30, 30, 25)), None)

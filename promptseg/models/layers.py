@@ -27,12 +27,17 @@ def depth_to_space(x: Tensor) -> Tensor:
     return rearrange(cells, "b d h w (i j k c) -> b c (d i) (h j) (w k)", i=2, j=2, k=2)
 
 
-class Pointwise(nn.Linear):
+class Pointwise(nn.Module):
     """A 1x1x1 convolution as a matrix product: with channels innermost in memory it copies nothing."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, C_out, D, H, W), channels innermost in memory."""
-        return super().forward(input.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        return F.linear(x.permute(0, 2, 3, 4, 1), self.weight, self.bias).permute(0, 4, 1, 2, 3)
 
 
 class Conv3d(nn.Conv3d):
@@ -139,8 +144,9 @@ class Attention(nn.Module):
 
 def init_weights(module: nn.Module) -> None:
     """Truncated-normal linears, He-normal convolutions, zero biases."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02 if module.in_features > 64 else module.in_features**-0.5)
+    if isinstance(module, (nn.Linear, Pointwise)):
+        inputs = module.weight.shape[1]
+        nn.init.trunc_normal_(module.weight, std=0.02 if inputs > 64 else inputs**-0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):

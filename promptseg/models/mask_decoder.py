@@ -114,7 +114,7 @@ class MaskDecoder(nn.Module):
         self.ups = nn.ModuleList(Upsample(high, low) for low, high in zip(channels, (*channels[1:], dim), strict=True))
         self.up_blocks = nn.ModuleList(ResidualBlock(c) for c in channels)
         self.out_norm = group_norm(channels[0])
-        self.mask_features = nn.Linear(channels[0], 8 * config.mask_channels)
+        self.mask_features = Pointwise(channels[0], 8 * config.mask_channels)
         self.mask_weights = nn.ModuleList(Mlp(dim, dim, config.mask_channels + 1) for _ in range(num_masks))
         self.prompt_prior = nn.Parameter(torch.tensor(PROMPT_PRIOR))
         self.iou_head = Mlp(2 * dim + NUM_QUALITY_FEATURES, dim, 1)
