@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader
 
 from promptseg.data.batch_synthesis import finish_batch
@@ -203,12 +205,12 @@ def _scaled(rank: int, world_size: int, config: PretrainConfig, repeats: int, th
 
 def measure_scaling(config: PretrainConfig, repeats: int, threads: int) -> list[Row]:
     """Samples a second on one process and on two, all of them computing, and the share kept."""
-    context = torch.multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")
     rates = []
     for world_size in (1, 2):
         results = context.SimpleQueue()
         arguments = (world_size, config, repeats, threads, results)
-        torch.multiprocessing.spawn(_scaled, arguments, nprocs=world_size)
+        spawn(_scaled, arguments, nprocs=world_size)
         rates.append(world_size * config.crops_at(config.max_steps)[1] / results.get())
     efficiency = rates[1] / (2 * rates[0])
     return [

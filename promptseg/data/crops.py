@@ -21,7 +21,6 @@ TISSUE = 1000
 """Label values from here on are tissue to paint, never an object: what is ignored, or has no term in the catalog."""
 
 
-
 @dataclass(frozen=True)
 class PyramidLevel:
     """One resolution of a volume.

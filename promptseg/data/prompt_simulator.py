@@ -17,7 +17,15 @@ from torch.nn import functional as F
 from ..models.prompt_encoder import ABSENT
 from .randomness import Randomness, RandomSource
 
-_SHARES = ("box_share", "scribble_share", "lasso_share", "mask_share", "deepest_share", "mask_dropout", "flat_box_share")
+_SHARES = (
+    "box_share",
+    "scribble_share",
+    "lasso_share",
+    "mask_share",
+    "deepest_share",
+    "mask_dropout",
+    "flat_box_share",
+)
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def _play(
 def on_device(prompts: PromptBatch, device: torch.device) -> PromptBatch:
     """Prompts where the model computes."""
     given = {f.name: getattr(prompts, f.name) for f in dataclasses.fields(prompts)}
-    return PromptBatch(**{name: None if value is None else value.to(device) for name, value in given.items()})
+    return dataclasses.replace(prompts, **{k: v.to(device) for k, v in given.items() if v is not None})
 
 
 def presence_loss(output: DecoderOutput, target: Tensor) -> Tensor:

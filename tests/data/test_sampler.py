@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -10,9 +11,18 @@ import torch
 
 from promptseg.data.balance import BalancedObjects, temper
 from promptseg.data.batch_synthesis import PAINTED, REAL, SYNTHETIC, UNLABELLED
-from promptseg.data.crops import TrainingVolume, build_pyramid, index_objects
+from promptseg.data.crops import TISSUE, TrainingVolume, build_pyramid, index_objects
 from promptseg.data.pool import TrainingPool
-from promptseg.data.sampler import SamplerConfig, SampleStream, draw_raw, draw_sample, number_labels
+from promptseg.data.randomness import Randomness
+from promptseg.data.sampler import (
+    SamplerConfig,
+    SampleStream,
+    _recombine,
+    choose_targets,
+    draw_raw,
+    draw_sample,
+    number_labels,
+)
 from promptseg.preprocessing import PreprocessingConfig
 
 PREPROCESSING = PreprocessingConfig()
@@ -89,6 +99,21 @@ def test_the_weight_of_a_data_set_multiplies_its_cases():
     table = BalancedObjects.of(pool.groups, pool.weights, 1.0)
     ct = sum(s for (m, _, _), s in zip(table.keys, table.shares, strict=True) if m == "CT")
     assert ct == pytest.approx(0.5)
+
+
+def test_tissue_is_painted_and_never_an_object_nor_a_guest_of_another_map():
+    labels = np.zeros((20,) * 3, dtype=np.int32)
+    labels[2:8, 3:17, 3:17], labels[10:18, 3:17, 3:17] = 1, TISSUE
+    config = dataclasses.replace(CONFIG, merge_share=1.0, objects_per_crop=2)
+    targets = choose_targets(labels, 1, np.random.default_rng(0), config)
+    assert len(targets) == 2 and (labels[targets.any(axis=0)] == 1).all()
+    objects, extents = index_objects(labels * (labels < TISSUE), np.ones(3), np.random.default_rng(0))
+    volume = TrainingVolume("maps", "maps", "MR", (), labels, np.ones(3), objects, extents)
+    pool = TrainingPool({"maps": [volume]}, {"maps": 1.0})
+    crop = labels[2:18, 2:18, 2:18]
+    joined = [_recombine(crop, pool, Randomness((key,)), config) for key in range(4)]
+    assert set(np.unique(joined)) == {0, 1, 2, TISSUE}
+    assert all((crop[map_ == TISSUE] == TISSUE).all() for map_ in joined)
 
 
 def test_a_sample_is_a_function_of_its_number_alone():

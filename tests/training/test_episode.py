@@ -44,6 +44,15 @@ def test_corrections_accumulate_and_lie_on_errors_of_their_sign():
     assert (state.labels[:, before:] >= 0).any(dim=1).all()
 
 
+def test_corrections_are_asked_for_without_the_mask_as_often_as_said_and_always_with_it_by_the_deterministic_user():
+    config = PromptSimulatorConfig(mask_dropout=0.5)
+    state = open_episode(balls(64), Randomness((1,)), config)
+    correct_episode(state, torch.zeros_like(state.target, dtype=torch.float32), Randomness((2,)), config)
+    assert state.mask_is_present is not None and 16 < int(state.mask_is_present.sum()) < 48
+    correct_episode(state, torch.zeros_like(state.target, dtype=torch.float32), None, config)
+    assert state.mask_is_present.all()
+
+
 def test_an_episode_repeats_under_its_key_and_without_randomness(make_config):
     torch.manual_seed(0)
     model = PromptableModel(make_config().model).eval()
