@@ -16,7 +16,7 @@ from promptseg.adapters.trainable import TrainableAdapter
 from promptseg.cards import CardFacts
 
 
-def untrained(predictor: Predictor, name: str) -> Adapter:
+def untrained(predictor: Predictor, value: int, name: str) -> Adapter:
     """An adapter that changes nothing yet."""
     model = predictor.model
     config = AdapterConfig(
@@ -25,7 +25,7 @@ def untrained(predictor: Predictor, name: str) -> Adapter:
         base_digest=model.weights_digest or "",
         tile_size=model.config.tile_size,
         preprocessing=model.config.preprocessing,
-        labels=(AdapterLabel(1, name, 100.0),),
+        labels=(AdapterLabel(value, name, 100.0),),
     )
     trainable = TrainableAdapter(model, config)
     adapter = trainable.export(name)
@@ -40,14 +40,14 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="promptseg-tiny")
     chosen = parser.parse_args()
     predictor = Predictor.from_pretrained(chosen.model)
-    mine = Adapter.from_pretrained(chosen.adapter) if chosen.adapter else untrained(predictor, "liver")
+    mine = Adapter.from_pretrained(chosen.adapter) if chosen.adapter else untrained(predictor, 1, "liver")
     folder = mine.save_pretrained("shared-adapter", CardFacts("What it is for.", "CC-BY-4.0"))
     print(f"{folder}: {mine.num_bytes / 1e6:.1f} MB, for {mine.config.base}")
     if chosen.repo:
         commit = mine.push_to_hub(chosen.repo)
         print(f'predictor.load_adapter("{chosen.repo}", revision="{commit}")')
 
-    first, second = predictor.load_adapter(folder), predictor.adapters.add(untrained(predictor, "spleen"))
+    first, second = predictor.load_adapter(folder), predictor.adapters.add(untrained(predictor, 2, "spleen"))
     predictor.set_image(demo.IMAGE)
     for strengths in ({}, {first: 1.0}, {first: 1.0, second: 0.5}):
         result = predictor.set_adapter(strengths).predict(points=demo.OBJECTS[0].points[:1])

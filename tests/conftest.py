@@ -117,3 +117,13 @@ def _warnings_once_per_test() -> Iterator[None]:
     """Warnings that come once per process come once per test."""
     warn_of_missing_spacing.cache_clear()
     yield
+
+
+@pytest.fixture
+def promptseg_tiny() -> str:
+    """Name of the weights that ship; skips where this checkout has none."""
+    from promptseg.models.registry import list_models
+
+    if "promptseg-tiny" not in list_models():
+        pytest.skip("the weights promptseg-tiny are not in this checkout")
+    return "promptseg-tiny"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,6 @@ class PredictorSegmenter:
         self.predictor = predictor
         spoken = {"text"} if getattr(predictor, "understands_text", False) else set()
         self.accepts = accepts or frozenset({"points", "box", "scribbles", "mask", *spoken})
-        logging.getLogger("promptseg.predictor").setLevel(logging.ERROR)  # an empty mask is scored, not warned of
 
     @classmethod
     def from_pretrained(cls, name: str, device: str | None = None) -> PredictorSegmenter:
@@ -62,15 +63,28 @@ class PredictorSegmenter:
         """Asks the predictor with all prompts so far."""
         from ..prompts import Scribble
 
-        prediction = self.predictor.predict(
-            points=prompts.points if len(prompts.points) else None,
-            labels=prompts.labels if len(prompts.points) else None,
-            box=prompts.box,
-            scribbles=[Scribble(s.voxels, label=s.label) for s in prompts.strokes] or None,
-            mask=None if prompts.mask is None else prompts.mask.astype(np.uint8),
-            text=prompts.text,
-        )
+        with quiet("promptseg.predictor"):  # an empty mask is scored, not warned of
+            prediction = self.predictor.predict(
+                points=prompts.points if len(prompts.points) else None,
+                labels=prompts.labels if len(prompts.points) else None,
+                box=prompts.box,
+                scribbles=[Scribble(s.voxels, label=s.label) for s in prompts.strokes] or None,
+                mask=None if prompts.mask is None else prompts.mask.astype(np.uint8),
+                text=prompts.text,
+            )
         return SegmenterAnswer(prediction.mask, prediction.score, prediction.encoder_calls)
+
+
+@contextlib.contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Silences a logger's warnings for a while."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def accepted_prompts(name: str) -> frozenset[str]:
