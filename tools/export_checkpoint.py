@@ -112,7 +112,8 @@ def behaviour(report: Path, model: str) -> list[str]:
         f"- Predicted against true IoU: mean error {calibration['mean_error']:.3f}, bias {calibration['bias']:+.3f}, "
         f"correlation {calibration['correlation']:.2f}.",
         f"- Seconds there, median and 95th percentile: first click {seconds['first']['median']:.2f} and "
-        f"{seconds['first']['p95']:.2f}, later ones {seconds['later']['median']:.2f} and {seconds['later']['p95']:.2f}.",
+        f"{seconds['first']['p95']:.2f}, later ones {seconds['later']['median']:.2f} and "
+        f"{seconds['later']['p95']:.2f}.",
     ]
 
 

@@ -1,33 +1,51 @@
-"""Pretrains a promptable model: ``python train/pretrain.py --config configs/pretrain_tiny.yaml --data-root DATA``."""
+"""Pretrains a promptable model.
+
+One process:       python train/pretrain.py --config configs/pretrain_tiny.yaml --data-root DATA
+Eight GPUs:        torchrun --nproc-per-node 8 train/pretrain.py --config configs/pretrain_small.yaml --data-root DATA
+Several machines:  see train/README.md and train/pretrain.slurm
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+from typing import Any
+
+import yaml
 
 from promptseg.training.config import PretrainConfig
+from promptseg.training.distributed import stop
 from promptseg.training.loop import pretrain
 
 
 def main() -> None:
     """Reads the command line and trains."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="YAML file of PretrainConfig fields")
     parser.add_argument("--data-root", help="folder of data sets; overrides the file")
     parser.add_argument("--out-dir", help="folder of the run; overrides the file")
+    parser.add_argument("--stage", choices=("prompted", "mae"), help="overrides the file")
+    parser.add_argument("--init-from", help="weights to start from; overrides the file")
     parser.add_argument("--max-steps", type=int, help="overrides the file")
     parser.add_argument("--decay-start", type=int, help="overrides the file")
-    parser.add_argument("--resume", choices=("auto", "never"), default="auto")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other field, as YAML")
+    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="auto goes on where a run stopped")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = PretrainConfig.from_file(
-        arguments.config,
-        data_root=arguments.data_root,
-        out_dir=arguments.out_dir,
-        max_steps=arguments.max_steps,
-        decay_start=arguments.decay_start,
-    )
-    pretrain(config, arguments.resume)
+    names = ("data_root", "out_dir", "stage", "init_from", "max_steps", "decay_start")
+    overrides: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    for entry in arguments.set:
+        field, separator, value = entry.partition("=")
+        if not separator:
+            parser.error(f"--set {entry}: expected FIELD=VALUE, such as --set num_workers=8")
+        overrides[field] = yaml.safe_load(value)
+    try:
+        config = PretrainConfig.from_file(arguments.config, **overrides)
+        pretrain(config, arguments.resume)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
+    finally:
+        stop()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,6 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..preprocessing import OUTSIDE, IntensityMapping, PreprocessingConfig
+from .fields import smooth_fields
+from .randomness import Randomness, RandomSource
+
+if TYPE_CHECKING:
+    from .sampler import SamplerConfig
+
+TISSUE = 1000
+"""Label values from here on are tissue to paint, never an object: what is ignored, or has no term in the catalog."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,8 @@ def index_objects(
     extents: dict[int, float] = {}
     flat = labels.reshape(-1)
     where = np.flatnonzero(flat)
+    if not len(where):
+        return objects, extents
     values = flat[where]
     order = np.argsort(values, kind="stable")
     where, values = where[order], values[order]
@@ -178,7 +189,63 @@ def random_rotation(rng: np.random.Generator, max_degrees: float) -> np.ndarray:
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
-def smooth_field(rng: np.random.Generator, size: int, cells: int, channels: int) -> Tensor:
+def smooth_field(source: RandomSource, size: int, cells: int, channels: int) -> Tensor:
     """Smooth random field: (channels, size, size, size) with unit variance at its control points."""
-    control = torch.from_numpy(rng.standard_normal((1, channels, cells, cells, cells)).astype(np.float32))
-    return F.interpolate(control, size=(size,) * 3, mode="trilinear", align_corners=True)[0]
+    return smooth_fields(Randomness.of(source, "cpu"), 1, channels, size, cells)[0]
+
+
+def draw_geometry(
+    volume: TrainingVolume, value: int | None, source: RandomSource, config: SamplerConfig
+) -> CropGeometry:
+    """Places a crop at a spacing inference might choose, turned and deformed.
+
+    Args:
+        volume: to crop.
+        value: of the label whose voxel shall lie in the crop's central half; None for any place.
+        source: of randomness, on the CPU.
+        config: how crops are drawn.
+    """
+    randomness = Randomness.of(source, "cpu")
+    rng, size = randomness.host, config.crop_size
+    spacing = draw_spacing_mm(volume, value, rng, config)
+    matrix = np.eye(3) * spacing * np.exp(rng.normal(0, 0.06, 3))
+    if rng.random() < 0.5:
+        matrix = random_rotation(rng, config.rotation_degrees) @ matrix
+    if rng.random() < 0.3:
+        matrix = matrix[:, rng.permutation(3)]
+    matrix = matrix * np.where(rng.random(3) < 0.5, -1, 1)
+    if value is None:
+        voxel = rng.uniform(0, np.array(volume.shape) - 1)
+    else:
+        samples = volume.objects[value]
+        voxel = samples[int(rng.integers(len(samples)))]
+    within = rng.uniform(-size / 4, size / 4, 3)
+    centre = voxel * volume.spacing_mm - matrix @ within
+    warp = None
+    if rng.random() < 0.3:
+        waves = smooth_field(randomness, size, int(rng.integers(3, 6)), 3).permute(1, 2, 3, 0).numpy()
+        warp = waves * float(spacing * rng.uniform(0.5, 3.0))
+    return CropGeometry(centre, matrix, size, warp)
+
+
+def draw_spacing_mm(
+    volume: TrainingVolume, value: int | None, rng: np.random.Generator, config: SamplerConfig
+) -> float:
+    """The scale in view: from the whole object in a part of the crop to a crop inside the object.
+
+    A share of crops is at the spacings of :class:`~promptseg.tiles.TileLattice`, the finest spacing times a power of
+    two, at which the object's largest side is between ``smallest_ratio`` and ``largest_ratio`` of a crop; the rest
+    anywhere between. Never much finer than the volume, nor coarser than the volume in one crop.
+    """
+    finest, size = float(volume.spacing_mm.min()), config.crop_size
+    coarsest = max(finest, 1.3 * volume.extent_mm / size)
+    extent = volume.extent_mm if value is None else volume.extents_mm[value]
+    low, high = extent / (size * config.largest_ratio), extent / (size * config.smallest_ratio)
+    spacing = float(np.clip(np.exp(rng.uniform(np.log(low), np.log(high))), 0.85 * finest, coarsest))
+    if rng.random() >= config.level_share:
+        return spacing
+    top = max(0, int(np.ceil(np.log2(max(volume.extent_mm / (size * finest), 1e-9)) - 1e-9)))
+    fitting = [finest * 2.0**k for k in range(top + 1) if low <= finest * 2.0**k <= high]
+    if not fitting:  # the object is smaller or larger than any level shows well: the level nearest to its range
+        fitting = [finest if finest > high else finest * 2.0**top]
+    return fitting[int(rng.integers(len(fitting)))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..preprocessing import PreprocessingConfig
+from .balance import BalancedObjects
 from .crops import TrainingVolume, build_pyramid, index_objects
 
 logger = logging.getLogger(__name__)
@@ -25,14 +27,31 @@ class TrainingPool:
         weights: data set (and modality) -> sampling weight; sums to 1.
     """
 
-    groups: dict[str, list[TrainingVolume]]
+    groups: Mapping[str, Sequence[TrainingVolume]]
     weights: dict[str, float]
 
-    def draw(self, rng: np.random.Generator) -> TrainingVolume:
-        """A volume: a group by weight, then a case evenly."""
+    def draw(self, rng: np.random.Generator, temperature: float = 0.0) -> tuple[TrainingVolume, int | None]:
+        """A volume and one of its labels, or None for a volume without labels.
+
+        Args:
+            rng: source of randomness.
+            temperature: 0 for a group by its weight, then a case evenly, then a label evenly; 1 or more for
+                :class:`~promptseg.data.balance.BalancedObjects`.
+        """
+        if temperature:
+            return self._balanced(temperature).draw(rng)
         names = list(self.groups)
         group = self.groups[names[int(rng.choice(len(names), p=[self.weights[n] for n in names]))]]
-        return group[int(rng.integers(len(group)))]
+        volume = group[int(rng.integers(len(group)))]
+        values = list(volume.objects)
+        return volume, values[int(rng.integers(len(values)))] if values else None
+
+    def _balanced(self, temperature: float) -> BalancedObjects:
+        """The table for a temperature, made once."""
+        tables = self.__dict__.setdefault("_tables", {})
+        if temperature not in tables:
+            tables[temperature] = BalancedObjects.of(self.groups, self.weights, temperature)
+        return tables[temperature]
 
 
 def load_volume(
@@ -92,6 +111,7 @@ def load_pool(
     config: PreprocessingConfig,
     fold: str = "train",
     max_cases: int | None = None,
+    skip_empty: bool = False,
 ) -> TrainingPool:
     """Loads one fold of the data sets that have a weight.
 
@@ -101,21 +121,32 @@ def load_pool(
         config: preprocessing.
         fold: which cases; ``validation`` and ``test`` are never trained on.
         max_cases: at most so many cases of a group (for tests and dry runs).
+        skip_empty: leave out groups without cases in the fold, and volumes without labels, as validation does.
 
     Raises:
-        ValueError: for a group without cases.
+        ValueError: for a group without cases, unless those are skipped; if nothing is left; for a data set that is not
+            there.
     """
     root = Path(root)
     groups: dict[str, list[TrainingVolume]] = {}
     for group in weights:
         name, _, modality = group.partition(":")
-        dataset = json.loads((root / name / "dataset.json").read_text(encoding="utf-8"))
+        description = root / name / "dataset.json"
+        if not description.is_file():
+            raise ValueError(f"data set {name!r}: no {description}; set data_root, or take it out of data_weights")
+        dataset = json.loads(description.read_text(encoding="utf-8"))
         cases = [c for c in dataset["cases"] if c["fold"] == fold and (not modality or c.get("modality") == modality)][
             :max_cases
         ]
+        if skip_empty:
+            cases = [c for c in cases if "label" in c]
+            if not cases:
+                continue
         if not cases:
             raise ValueError(f"data set group {group!r} has no case in fold {fold!r} under {root}")
         groups[group] = [load_volume(root, case, dataset, config) for case in cases]
         logger.info("%s: %d cases", group, len(cases))
-    total = sum(weights.values())
-    return TrainingPool(groups, {g: w / total for g, w in weights.items()})
+    if not groups:
+        raise ValueError(f"no case in fold {fold!r} under {root}; name data sets in data_weights")
+    total = sum(weights[g] for g in groups)
+    return TrainingPool(groups, {g: weights[g] / total for g in groups})

@@ -1,7 +1,9 @@
-"""Simulated users for training: clicks, boxes, scribbles and lassos drawn from errors, batched and on the device.
+"""Simulated users for training: clicks, boxes and masks drawn from objects and errors, batched and on the device.
 
-Depth inside a region is approximated by repeated box means at half resolution, which costs two poolings instead of a
-distance transform per object.
+Nothing here loops over objects. Decisions (which axis, how much) are drawn on the host, positions on the device, so a
+GPU is never waited for. Depth inside a region is approximated by repeated box means at half resolution, which costs a
+few additions of slices instead of a distance transform for each object. Scribbles and lassos are in
+:mod:`promptseg.data.stroke_simulator`.
 """
 
 from __future__ import annotations
@@ -13,13 +15,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.prompt_encoder import ABSENT
+from .randomness import Randomness, RandomSource
 
-NUM_STROKE_KEY_POINTS = 4
+_SHARES = (
+    "box_share",
+    "scribble_share",
+    "lasso_share",
+    "mask_share",
+    "deepest_share",
+    "mask_dropout",
+    "flat_box_share",
+)
 
 
 @dataclass(frozen=True)
 class PromptSimulatorConfig:
-    """How often each kind of prompt opens an episode, and how it is drawn."""
+    """How often each kind of prompt is given, and how it is drawn; each object draws for itself.
+
+    Raises:
+        ValueError: for a share outside 0 to 1, or shares that exceed 1 together.
+    """
 
     box_share: float = 0.22
     """Probability that a box opens an episode (alone or with a click)."""
@@ -38,6 +53,23 @@ class PromptSimulatorConfig:
     box_jitter: float = 0.12
     """Standard deviation of a box side's shift, relative to the box."""
 
+    def __post_init__(self) -> None:
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a share from 0 to 1")
+        for first, second in (("box_share", "mask_share"), ("scribble_share", "lasso_share")):
+            if getattr(self, first) + getattr(self, second) > 1:
+                raise ValueError(
+                    f"{first}={getattr(self, first)} and {second}={getattr(self, second)}: expected at most 1 together"
+                )
+
+
+def halve(x: Tensor) -> Tensor:
+    """Mean of each 2x2x2 cell, by slices: (..., D, H, W) -> (..., D/2, H/2, W/2) float32."""
+    x = x[..., ::2].float() + x[..., 1::2]
+    x = x[..., ::2, :] + x[..., 1::2, :]
+    return (x[..., ::2, :, :] + x[..., 1::2, :, :]) / 8
+
 
 def region_depth(region: Tensor) -> tuple[Tensor, Tensor]:
     """Share of each 2x2x2 cell in the region, and the cell's approximate depth.
@@ -48,21 +80,19 @@ def region_depth(region: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         share and depth, (N, D/2, H/2, W/2) float32; depth is 0 outside the region.
     """
-    share = region[..., ::2].float() + region[..., 1::2]
-    share = share[..., ::2, :] + share[..., 1::2, :]
-    share = (share[..., ::2, :, :] + share[..., 1::2, :, :]) / 8
+    share = halve(region)
     near = box_mean(share, 3)
     far = box_mean(near, 5)
     wide = box_mean(far, 9)
     return share, (near + far + 2 * wide) * (share > 0)
 
 
-def box_mean(x: Tensor, side: int) -> Tensor:
+def box_mean(x: Tensor, side: int, axes: tuple[int, ...] = (-3, -2, -1)) -> Tensor:
     """Mean over a cube of odd ``side``, zeros outside: (..., D, H, W) -> the same shape.
 
     Summed by slices, axis by axis: on a CPU ten times faster than the same pooling.
     """
-    for axis in (-3, -2, -1):
+    for axis in axes:
         total = x.clone()
         for shift in range(1, side // 2 + 1):
             size = x.shape[axis] - shift
@@ -71,12 +101,12 @@ def box_mean(x: Tensor, side: int) -> Tensor:
             total.narrow(axis, 0, size).add_(x.narrow(axis, shift, size))
             total.narrow(axis, shift, size).add_(x.narrow(axis, 0, size))
         x = total
-    return x / side**3
+    return x / side ** len(axes)
 
 
-def dilate(x: Tensor) -> Tensor:
+def dilate(x: Tensor, axes: tuple[int, ...] = (-3, -2, -1)) -> Tensor:
     """Largest value in each 3x3x3 neighbourhood: (..., D, H, W) -> the same shape."""
-    for axis in (-3, -2, -1):
+    for axis in axes:
         out, size = x.clone(), x.shape[axis] - 1
         for low, high in ((0, 1), (1, 0)):
             view = out.narrow(axis, low, size)
@@ -85,158 +115,157 @@ def dilate(x: Tensor) -> Tensor:
     return x
 
 
-def draw_index(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """One index per row with probability proportional to its weight: (N, M) >= 0 -> (N,); one random number a row."""
+def draw_indices(weights: Tensor, randomness: Randomness, count: int = 1) -> Tensor:
+    """Indices per row with probability proportional to weight, with replacement: (N, M) >= 0 -> (N, count)."""
     cumulative = weights.double().cumsum(dim=1)
-    place = torch.rand(len(weights), 1, generator=generator, device=weights.device, dtype=torch.float64)
-    return torch.searchsorted(cumulative, place * cumulative[:, -1:], right=True)[:, 0].clamp(max=weights.shape[1] - 1)
+    place = torch.rand(
+        len(weights), count, generator=randomness.device, device=weights.device, dtype=torch.float64
+    )  # one random number for each index
+    return torch.searchsorted(cumulative, place * cumulative[:, -1:], right=True).clamp(max=weights.shape[1] - 1)
 
 
-def sample_points(region: Tensor, generator: torch.Generator, deepest_share: float) -> tuple[Tensor, Tensor]:
-    """One point in each region, weighted by depth or at the deepest place.
+def unravel(index: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
+    """Flat indices (...) as coordinates (..., len(grid))."""
+    return torch.stack(torch.unravel_index(index, tuple(grid)), dim=-1)
+
+
+def values_at(volumes: Tensor, points: Tensor) -> Tensor:
+    """Values of volumes (N, D, H, W) at voxels (N, k, 3) -> (N, k)."""
+    _, _, h, w = volumes.shape
+    flat = (points[..., 0] * h + points[..., 1]) * w + points[..., 2]
+    return volumes.flatten(1).gather(1, flat)
+
+
+def sample_points(region: Tensor, source: RandomSource | None, deepest_share: float = 1.0) -> tuple[Tensor, Tensor]:
+    """One point in each region: points (N, 3), and (N,) bool; see :func:`sample_several`."""
+    points, found = sample_several(region, source, deepest_share, 1)
+    return points[:, 0], found
+
+
+def sample_several(
+    region: Tensor, source: RandomSource | None, deepest_share: float, count: int
+) -> tuple[Tensor, Tensor]:
+    """Points in each region, weighted by depth or at the deepest place.
 
     Args:
         region: (N, D, H, W) bool, even D, H, W.
-        generator: source of randomness.
+        source: of randomness; None for the deepest place always.
         deepest_share: probability of the deepest place.
+        count: points for each region, drawn one by one.
 
     Returns:
-        points (N, 3) int64 voxels; and (N,) bool, False where the region is empty.
+        points (N, count, 3) int64 voxels; and (N,) bool, False where the region is empty.
     """
+    randomness = None if source is None else Randomness.of(source, region.device)
     share, depth = region_depth(region)
     flat = depth.flatten(1)
     found = flat.amax(dim=1) > 0
-    drawn = draw_index(flat.square(), generator)
-    use_deepest = torch.rand(len(region), generator=generator, device=region.device) < deepest_share
-    cell = torch.where(use_deepest, flat.argmax(dim=1), drawn)
-    grid = share.shape[1:]
-    cells = torch.stack(torch.unravel_index(cell, grid), dim=-1)  # (N, 3)
-    offsets = torch.stack(torch.meshgrid(*[torch.arange(2, device=region.device)] * 3, indexing="ij"), -1).reshape(8, 3)
-    voxels = 2 * cells[:, None] + offsets  # (N, 8, 3)
-    rows = torch.arange(len(region), device=region.device)[:, None]
-    member = region[rows, voxels[..., 0], voxels[..., 1], voxels[..., 2]].float()
-    member = member * (0.5 + torch.rand(member.shape, generator=generator, device=region.device))
-    points = voxels[rows[:, 0], member.argmax(dim=1)]
-    return points, found
+    deepest = flat.argmax(dim=1, keepdim=True).expand(-1, count)
+    if randomness is None:
+        cell = deepest
+    else:
+        use_deepest = randomness.uniform(len(region), count) < deepest_share
+        cell = torch.where(use_deepest, deepest, draw_indices(flat.square(), randomness, count))
+    cells = unravel(cell, share.shape[1:])  # (N, count, 3)
+    corners = unravel(torch.arange(8, device=region.device), (2, 2, 2))
+    voxels = 2 * cells[:, :, None] + corners  # (N, count, 8, 3)
+    member = values_at(region, voxels.flatten(1, 2)).reshape(voxels.shape[:3]).float()
+    if randomness is not None:
+        member = member * (0.5 + randomness.uniform(*member.shape))
+    chosen = member.argmax(dim=2)[:, :, None, None].expand(-1, -1, 1, 3)
+    return voxels.gather(2, chosen)[:, :, 0], found
 
 
 def correct(
-    target: Tensor, predicted: Tensor, generator: torch.Generator, deepest_share: float
+    target: Tensor, predicted: Tensor, source: RandomSource | None, deepest_share: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Clicks on errors: a point of (target xor predicted) and its label, per object.
 
     Args:
         target: (N, D, H, W) bool.
         predicted: (N, D, H, W) bool.
-        generator: source of randomness.
-        deepest_share: see :func:`sample_points`.
+        source: see :func:`sample_several`.
+        deepest_share: see :func:`sample_several`.
 
     Returns:
         points (N, 3) int64 and labels (N,) int64: 1 missing, 0 wrongly included, -1 nothing to correct.
     """
-    points, found = sample_points(target ^ predicted, generator, deepest_share)
-    rows = torch.arange(len(target), device=target.device)
-    labels = target[rows, points[:, 0], points[:, 1], points[:, 2]].long()
+    points, found = sample_points(target ^ predicted, source, deepest_share)
+    labels = values_at(target, points[:, None])[:, 0].long()
     return points, torch.where(found, labels, torch.full_like(labels, ABSENT))
 
 
-def draw_boxes(target: Tensor, generator: torch.Generator, config: PromptSimulatorConfig) -> Tensor:
-    """Jittered bounding boxes, some on one slice: (N, 6) float half-open, low then high."""
-    boxes = []
-    for mask in target:
-        low, high = _bounds(mask)
-        if torch.rand(1, generator=generator).item() < config.flat_box_share:
-            axis = int(torch.randint(3, (1,), generator=generator).item())
-            areas = mask.sum(dim=[a for a in range(3) if a != axis]).float()
-            place = int(draw_index(areas[None], generator))
-            low, high = _bounds(mask.select(axis, place).unsqueeze(axis))
-            low[axis], high[axis] = place, place + 1
-            fixed = axis
-        else:
-            fixed = None
-        size = (high - low).float()
-        jitter = config.box_jitter * torch.randn(2, 3, generator=generator) * (size + 2)
-        limit = 0.25 * size + 1
-        jitter = torch.maximum(torch.minimum(jitter, limit), -limit)
-        new_low, new_high = low + jitter[0].round(), high + jitter[1].round()
-        for axis, length in enumerate(mask.shape):  # an object cut by the tile goes on beyond it
-            reach = float(torch.rand(1, generator=generator).item()) * length / 2
-            new_low[axis] -= reach if low[axis] == 0 else 0
-            new_high[axis] += reach if high[axis] == length else 0
-        if fixed is not None:
-            new_low[fixed], new_high[fixed] = low[fixed], high[fixed]
-        boxes.append(torch.cat([new_low, torch.maximum(new_high, new_low + 1)]))
-    return torch.stack(boxes)
+def bounds(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Half-open bounding boxes of masks (N, ...) bool: low and high (N, axes) float; the whole grid where empty."""
+    lows, highs = [], []
+    for axis in range(1, mask.ndim):
+        line = mask
+        for other in range(mask.ndim - 1, 0, -1):
+            if other != axis:
+                line = line.any(dim=other)
+        size = line.shape[1]
+        marked = line.to(torch.uint8)
+        lows.append(marked.argmax(dim=1))  # the first of the largest; 0 where there is none
+        highs.append(size - marked.flip(1).argmax(dim=1))
+    return torch.stack(lows, dim=1).float(), torch.stack(highs, dim=1).float()
 
 
-def _bounds(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Half-open bounding box of a (D, H, W) bool mask as float tensors; the whole grid when empty."""
-    low, high = torch.zeros(3), torch.tensor(mask.shape, dtype=torch.float32)
+def planes_at(volumes: Tensor, axis: int, places: Tensor) -> Tensor:
+    """One slice of each volume: (N, D, H, W), an axis 0 to 2 and (N,) places along it -> (N, A, B)."""
+    moved = volumes.movedim(axis + 1, 1)
+    return moved[torch.arange(len(volumes), device=volumes.device), places]
+
+
+def draw_boxes(target: Tensor, randomness: Randomness, config: PromptSimulatorConfig) -> Tensor:
+    """Jittered bounding boxes, some on one slice: (N, D, H, W) bool -> (N, 6) float half-open, low then high."""
+    count, grid = len(target), target.shape[1:]
+    low, high = bounds(target)
+    is_flat = randomness.host.random(count) < config.flat_box_share
+    axes = randomness.host.integers(3, size=count)
+    is_fixed = torch.zeros(count, 3, dtype=torch.bool)
     for axis in range(3):
-        line = mask.any(dim=2 if axis < 2 else 1).any(dim=0 if axis else 1).nonzero()
-        if len(line):
-            low[axis], high[axis] = float(line[0]), float(line[-1]) + 1
-    return low, high
+        chosen = torch.from_numpy((is_flat & (axes == axis)).nonzero()[0])
+        if not len(chosen):
+            continue
+        is_fixed[chosen, axis] = True
+        rows = chosen.to(target.device)
+        masks = target[rows]
+        areas = masks.sum(dim=[a for a in (1, 2, 3) if a != axis + 1]).float()
+        places = draw_indices(areas, randomness)[:, 0]
+        flat_low, flat_high = bounds(planes_at(masks, axis, places))
+        others = [a for a in range(3) if a != axis]
+        low[rows[:, None], torch.tensor(others, device=low.device)] = flat_low
+        high[rows[:, None], torch.tensor(others, device=low.device)] = flat_high
+        low[rows, axis], high[rows, axis] = places.float(), places.float() + 1
+    size = high - low
+    limit = 0.25 * size + 1
+    jitter = config.box_jitter * randomness.normal(2, count, 3) * (size + 2)
+    jitter = torch.maximum(torch.minimum(jitter, limit), -limit).round()
+    sides = torch.tensor(grid, device=target.device, dtype=torch.float32)
+    reach = randomness.uniform(2, count, 3) * sides / 2  # an object cut by the tile goes on beyond it
+    moved_low = low + jitter[0] - reach[0] * (low == 0)
+    moved_high = high + jitter[1] + reach[1] * (high == sides)
+    fixed = is_fixed.to(target.device)
+    low, high = torch.where(fixed, low, moved_low), torch.where(fixed, high, moved_high)
+    return torch.cat([low, torch.maximum(high, low + 1)], dim=1)
 
 
-def draw_scribble(region: Tensor, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A line inside a region from a point on.
-
-    Args:
-        region: (D, H, W) bool.
-        start: (3,) voxel in it.
-        generator: source of randomness.
-
-    Returns:
-        stroke (D, H, W) float map, and key points (4, 3) along it.
-    """
-    ends, found = sample_points(region[None].expand(4, -1, -1, -1), generator, 0.0)
-    end = ends[(ends - start).abs().sum(dim=1).argmax()] if bool(found.all()) else start
-    steps = torch.linspace(0, 1, 48)[:, None]
-    wiggle = torch.randn(3, generator=generator) * 2 * torch.sin(torch.pi * steps)
-    line = (start + (end - start) * steps + wiggle * (torch.rand(1, generator=generator) < 0.5)).round().long()
-    limit = torch.tensor(region.shape) - 1
-    line = torch.minimum(line.clamp(min=0), limit)
-    line = line[region[line[:, 0], line[:, 1], line[:, 2]]]
-    line = line if len(line) else start[None]
-    stroke = torch.zeros(region.shape)
-    stroke[line[:, 0], line[:, 1], line[:, 2]] = 1.0
-    keys = line[torch.linspace(0, len(line) - 1, NUM_STROKE_KEY_POINTS).round().long()]
-    return dilate(stroke) * region, keys
-
-
-def draw_lasso(region: Tensor, point: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A smoothed slice of a region through a point: stroke (D, H, W) float map and key points (4, 3)."""
-    axis = int(torch.randint(3, (1,), generator=generator).item())
-    place = int(point[axis])
-    flat = region.select(axis, place).float()[None, None]
-    smooth = F.avg_pool2d(flat, 5, stride=1, padding=2)[0, 0] > float(
-        torch.empty(1).uniform_(0.35, 0.55, generator=generator)
-    )
-    if not bool(smooth.any()):
-        smooth = flat[0, 0] > 0
-    stroke = torch.zeros(region.shape)
-    stroke.select(axis, place).copy_(smooth.float())
-    members = stroke.nonzero()
-    chosen = torch.randint(len(members), (NUM_STROKE_KEY_POINTS,), generator=generator)
-    return stroke, members[chosen]
-
-
-def corrupt_mask(target: Tensor, generator: torch.Generator) -> Tensor:
+def corrupt_mask(target: Tensor, source: RandomSource) -> Tensor:
     """Logits of a coarse, displaced or eroded version of masks, as a coarser zoom level would hand down.
 
     Args:
         target: (N, D, H, W) bool, sides divisible by 8.
-        generator: source of randomness.
+        source: of randomness; how coarse is one draw for all, the rest one for each object.
 
     Returns:
         (N, D, H, W) float32 logits.
     """
-    factor = (2, 2, 4, 4, 8)[int(torch.randint(5, (1,), generator=generator).item())]
-    coarse = F.avg_pool3d(target[:, None].float(), factor)
-    noise = torch.randn(coarse.shape, generator=generator)
-    noise = F.avg_pool3d(noise, 3, stride=1, padding=1) * float(torch.empty(1).uniform_(0, 1.5, generator=generator))
-    shift = torch.empty(len(target), 1, 1, 1, 1).uniform_(-0.35, 0.35, generator=generator)
-    sharpness = float(torch.empty(1).uniform_(3, 10, generator=generator))
-    logits = (coarse - 0.5 + shift + noise * 0.5) * sharpness
-    return F.interpolate(logits, size=target.shape[1:], mode="trilinear", align_corners=False)[:, 0]
+    randomness = Randomness.of(source, target.device)
+    count, coarse = len(target), target
+    for _ in range(int(randomness.host.choice((1, 2, 3), p=(0.4, 0.4, 0.2)))):
+        coarse = halve(coarse)
+    noise = box_mean(randomness.normal(*coarse.shape), 3) * randomness.uniform(count, 1, 1, 1, high=0.75)
+    shift = randomness.uniform(count, 1, 1, 1, low=-0.35, high=0.35)
+    sharpness = randomness.uniform(count, 1, 1, 1, low=3, high=10)
+    logits = (coarse - 0.5 + shift + noise) * sharpness
+    return F.interpolate(logits[:, None], size=target.shape[1:], mode="trilinear", align_corners=False)[:, 0]

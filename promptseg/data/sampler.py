@@ -12,31 +12,37 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..preprocessing import PreprocessingConfig
-from .crops import (
-    CropGeometry,
-    TrainingVolume,
-    crop_image,
-    crop_labels,
-    random_rotation,
-    smooth_field,
-)
+from .batch_synthesis import IMAGE_ONLY, PAINTED, REAL, SYNTHETIC, UNLABELLED, finish_batch
+from .crops import TISSUE, CropGeometry, TrainingVolume, crop_image, crop_labels, draw_geometry
 from .pool import TrainingPool
-from .synthesis import paint, shape_labels, split_background
-from .transforms import acquire, remap
+from .randomness import Randomness
+from .synthesis import FIRST_BACKGROUND
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How samples are drawn."""
+    """How samples are drawn.
+
+    Raises:
+        ValueError: for a share outside 0 to 1 or a temperature between 0 and 1.
+    """
 
     crop_size: int = 64
     """Side of a crop in voxels; the model's tile size."""
     objects_per_crop: int = 1
     """Objects prompted for in each crop."""
+    temperature: float = 0.0
+    """Balance over modality, data set and label: 1 draws as many as there are, higher more evenly. 0: data sets are
+    drawn by their weights as given, cases and labels evenly."""
     synthetic_share: float = 0.2
     """Share of samples that are painted label maps drawn from noise and shapes."""
     painted_share: float = 0.08
     """Share of samples with a real image whose image is replaced by a painting of its labels."""
+    recombined_share: float = 0.25
+    """Share of paintings of real labels into which objects of another case are set."""
+    supervoxel_share: float = 0.03
+    """Share of samples with a real image whose objects are supervoxels instead of labels. Images without labels always
+    take supervoxels."""
     merge_share: float = 0.15
     """Probability that an object is the union of several labels."""
     min_object_voxels: int = 24
@@ -45,10 +51,22 @@ class SamplerConfig:
     """Smallest side of an object relative to the crop's, where the volume's resolution allows it."""
     largest_ratio: float = 1.5
     """Largest side of an object relative to the crop's."""
+    level_share: float = 0.5
+    """Share of crops at a spacing of the lattice of tiles that inference reads (finest spacing times a power of two);
+    the rest lie anywhere between."""
     rotation_degrees: float = 30.0
     """Largest rotation."""
     augmentation: float = 1.0
     """Strength of intensity augmentation, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        for name in (f.name for f in dataclasses.fields(self) if f.name.endswith("_share")):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a share from 0 to 1")
+        if self.temperature != 0 and not self.temperature >= 1:
+            raise ValueError(f"temperature={self.temperature}: expected 0 (by data_weights), or 1 or more")
+        if self.objects_per_crop < 1:
+            raise ValueError(f"objects_per_crop={self.objects_per_crop}: expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -68,34 +86,36 @@ class Sample:
     source: str
 
 
-def draw_geometry(volume: TrainingVolume, value: int, rng: np.random.Generator, config: SamplerConfig) -> CropGeometry:
-    """Places a crop so that an object's voxel lies in its central half, at a spacing inference might choose."""
-    size = config.crop_size
-    finest = float(volume.spacing_mm.min())
-    ratio = np.exp(rng.uniform(np.log(config.smallest_ratio), np.log(config.largest_ratio)))
-    spacing = volume.extents_mm[value] / (size * ratio)
-    spacing = float(np.clip(spacing, 0.85 * finest, max(finest, 1.3 * volume.extent_mm / size)))
-    matrix = np.eye(3) * spacing * np.exp(rng.normal(0, 0.06, 3))
-    if rng.random() < 0.5:
-        matrix = random_rotation(rng, config.rotation_degrees) @ matrix
-    if rng.random() < 0.3:
-        matrix = matrix[:, rng.permutation(3)]
-    matrix = matrix * np.where(rng.random(3) < 0.5, -1, 1)
-    samples = volume.objects[value]
-    voxel = samples[int(rng.integers(len(samples)))]
-    within = rng.uniform(-size / 4, size / 4, 3)
-    centre = voxel * volume.spacing_mm - matrix @ within
-    warp = None
-    if rng.random() < 0.3:
-        field = smooth_field(rng, size, int(rng.integers(3, 6)), 3).permute(1, 2, 3, 0).numpy()
-        warp = field * float(spacing * rng.uniform(0.5, 3.0))
-    return CropGeometry(centre, matrix, size, warp)
+@dataclass(frozen=True)
+class RawSample:
+    """A crop as it was read, before painting and augmentation.
+
+    Attributes:
+        image: (1, D, H, W) float32; zeros where it is still to be painted.
+        labels: (D, H, W) uint8 numbered from 1, for painting.
+        targets: (P, D, H, W) bool; nothing where they are still to be chosen.
+        spacing_mm: (3,) float32.
+        kind: see :mod:`promptseg.data.batch_synthesis`.
+        source: data set it came from.
+    """
+
+    image: Tensor
+    labels: Tensor
+    targets: Tensor
+    spacing_mm: Tensor
+    kind: int
+    source: str
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What :func:`finish_batch` takes, for a batch of one without its first axis."""
+        names = ("image", "labels", "targets", "spacing_mm")
+        return {**{n: getattr(self, n) for n in names}, "kind": torch.tensor(self.kind)}
 
 
 def choose_targets(labels: np.ndarray, primary: int, rng: np.random.Generator, config: SamplerConfig) -> np.ndarray:
     """Objects of a crop: (P, D, H, W) bool; the first holds the primary label where it is large enough."""
     values, counts = np.unique(labels, return_counts=True)
-    usable = [int(v) for v, c in zip(values, counts, strict=True) if 0 < v < 1000 and c >= config.min_object_voxels]
+    usable = [int(v) for v, c in zip(values, counts, strict=True) if 0 < v < TISSUE and c >= config.min_object_voxels]
     if not usable:
         return np.zeros((0, *labels.shape), dtype=bool)
     chosen, used = [], []
@@ -111,79 +131,146 @@ def choose_targets(labels: np.ndarray, primary: int, rng: np.random.Generator, c
     return np.stack(chosen)
 
 
-def draw_sample(
-    pool: TrainingPool, seed: int, step: int, index: int, config: SamplerConfig, preprocessing: PreprocessingConfig
-) -> Sample:
-    """Draws sample ``index`` of step ``step``; the same arguments give the same sample.
-
-    Returns:
-        A crop with ``objects_per_crop`` objects, each of at least ``min_object_voxels``.
-    """
-    rng = np.random.default_rng((seed, step, index))
-    while True:
-        if rng.random() < config.synthetic_share:
-            sample = _draw_synthetic(rng, config, preprocessing)
-        else:
-            sample = _draw_real(pool.draw(rng), rng, config, preprocessing)
-        if sample is not None:
-            return sample
-
-
-def _draw_synthetic(
-    rng: np.random.Generator, config: SamplerConfig, preprocessing: PreprocessingConfig
-) -> Sample | None:
-    labels = shape_labels(rng, config.crop_size)
-    values = np.unique(labels)
-    values = values[values > 0]
-    # Shapes on top of the blobs are rarer and harder: prefer them.
-    special = values[values >= 20]
-    preferred = special if len(special) and rng.random() < 0.75 else values
-    if not len(preferred):
-        return None
-    targets = choose_targets(labels, int(rng.choice(preferred)), rng, config)
-    if not len(targets):
-        return None
-    image = remap(acquire(paint(labels, rng), rng, config.augmentation), rng, preprocessing, config.augmentation)
-    spacing = float(np.exp(rng.uniform(np.log(0.4), np.log(4.0))))
-    return Sample(image[None], torch.from_numpy(targets), torch.full((3,), spacing), "synthetic")
-
-
-def _draw_real(
-    volume: TrainingVolume, rng: np.random.Generator, config: SamplerConfig, preprocessing: PreprocessingConfig
-) -> Sample | None:
-    if not volume.objects:
-        return None
-    values = list(volume.objects)
-    primary = values[int(rng.integers(len(values)))]
-    geometry = draw_geometry(volume, primary, rng, config)
-    positions = geometry.positions_mm()
-    labels = crop_labels(volume, positions)
-    targets = choose_targets(labels, primary, rng, config)
-    if not len(targets):
-        return None
-    spacing = np.linalg.norm(geometry.matrix_mm, axis=0)
-    if not volume.levels or rng.random() < config.painted_share:
-        image = acquire(paint(split_background(labels, rng), rng), rng, config.augmentation)
-        source = f"{volume.dataset} (painted)"
-    else:
-        image = crop_image(volume, positions, float(spacing.mean()))
-        image = acquire(image, rng, 0.5 * config.augmentation)
-        source = volume.dataset
-    image = remap(image, rng, preprocessing, config.augmentation)
-    return Sample(image[None], torch.from_numpy(targets), torch.from_numpy(spacing).float(), source)
-
-
-class SampleStream(Dataset[dict[str, Tensor]]):
-    """Batches by step number, for a DataLoader whose sampler counts steps.
+def draw_raw(
+    pool: TrainingPool, seed: int, step: int, index: int, config: SamplerConfig, images_only: bool = False
+) -> RawSample:
+    """Reads sample ``index`` of step ``step``; the same arguments give the same sample.
 
     Args:
         pool: volumes.
         seed: of the run.
-        crops_at: step -> (side of a crop, samples in a batch).
+        step: of the optimiser.
+        index: within the step.
+        config: how samples are drawn.
+        images_only: a crop of any image, without objects.
+    """
+    randomness = Randomness((seed, step, index, 0))
+    rng = randomness.host
+    while True:
+        if not images_only and rng.random() < config.synthetic_share:
+            return _blank(rng, config)
+        volume, value = pool.draw(rng, config.temperature)
+        if images_only:
+            sample = _draw_image(volume, randomness, config, IMAGE_ONLY)
+        elif value is None or (volume.levels and rng.random() < config.supervoxel_share):
+            sample = _draw_image(volume, randomness, config, UNLABELLED)
+        else:
+            sample = _draw_labelled(pool, volume, value, randomness, config)
+        if sample is not None:
+            return sample
+
+
+def draw_sample(
+    pool: TrainingPool, seed: int, step: int, index: int, config: SamplerConfig, preprocessing: PreprocessingConfig
+) -> Sample:
+    """Draws sample ``index`` of step ``step``, finished; the same arguments give the same sample.
+
+    Returns:
+        A crop with ``objects_per_crop`` objects, each of at least ``min_object_voxels`` where there are such.
+    """
+    raw = draw_raw(pool, seed, step, index, config)
+    finished = _finish_alone(raw, (seed, step, index), config, preprocessing)
+    return Sample(finished["image"][0], finished["targets"][0], finished["spacing_mm"][0], raw.source)
+
+
+def _finish_alone(
+    raw: RawSample, key: tuple[int, int, int], config: SamplerConfig, preprocessing: PreprocessingConfig
+) -> dict[str, Tensor]:
+    batch = {k: v[None] for k, v in raw.tensors().items()}
+    return finish_batch(batch, Randomness((*key, 1)), config, preprocessing)
+
+
+def _blank(rng: np.random.Generator, config: SamplerConfig) -> RawSample:
+    """A sample that is drawn from nothing later on."""
+    grid = (config.crop_size,) * 3
+    spacing = torch.full((3,), float(np.exp(rng.uniform(np.log(0.4), np.log(4.0)))))
+    targets = torch.zeros(config.objects_per_crop, *grid, dtype=torch.bool)
+    return RawSample(
+        torch.zeros(1, *grid), torch.zeros(grid, dtype=torch.uint8), targets, spacing, SYNTHETIC, "synthetic"
+    )
+
+
+def _draw_image(volume: TrainingVolume, randomness: Randomness, config: SamplerConfig, kind: int) -> RawSample | None:
+    if not volume.levels:
+        return None
+    geometry = draw_geometry(volume, None, randomness, config)
+    spacing = np.linalg.norm(geometry.matrix_mm, axis=0)
+    image = crop_image(volume, geometry.positions_mm(), float(spacing.mean()))
+    grid = image.shape
+    targets = torch.zeros(config.objects_per_crop, *grid, dtype=torch.bool)
+    return RawSample(
+        image[None],
+        torch.zeros(grid, dtype=torch.uint8),
+        targets,
+        torch.from_numpy(spacing).float(),
+        kind,
+        f"{volume.dataset} (supervoxels)" if kind == UNLABELLED else volume.dataset,
+    )
+
+
+def _draw_labelled(
+    pool: TrainingPool, volume: TrainingVolume, value: int, randomness: Randomness, config: SamplerConfig
+) -> RawSample | None:
+    rng = randomness.host
+    geometry = draw_geometry(volume, value, randomness, config)
+    positions = geometry.positions_mm()
+    labels = crop_labels(volume, positions)
+    is_painted = not volume.levels or rng.random() < config.painted_share
+    if is_painted and rng.random() < config.recombined_share:
+        labels = _recombine(labels, pool, randomness, config)
+    targets = choose_targets(labels, value, rng, config)
+    if not len(targets):
+        return None
+    spacing = np.linalg.norm(geometry.matrix_mm, axis=0)
+    image = torch.zeros(labels.shape) if is_painted else crop_image(volume, positions, float(spacing.mean()))
+    return RawSample(
+        image[None],
+        number_labels(labels),
+        torch.from_numpy(targets),
+        torch.from_numpy(spacing).float(),
+        PAINTED if is_painted else REAL,
+        f"{volume.dataset} (painted)" if is_painted else volume.dataset,
+    )
+
+
+def _recombine(labels: np.ndarray, pool: TrainingPool, randomness: Randomness, config: SamplerConfig) -> np.ndarray:
+    """Sets one to three objects of another case into a label map, so that strangers touch."""
+    other, value = pool.draw(randomness.host, config.temperature)
+    if value is None or other.labels is None:
+        return labels
+    guests: CropGeometry = draw_geometry(other, value, randomness, config)
+    found = crop_labels(other, guests.positions_mm())
+    values = np.unique(found[(found > 0) & (found < TISSUE)])
+    if not len(values):
+        return labels
+    taken = randomness.host.choice(values, size=min(len(values), int(randomness.host.integers(1, 4))), replace=False)
+    joined, highest = labels.copy(), int(labels[labels < TISSUE].max(initial=0))
+    for number, guest in enumerate(taken, start=1):
+        joined[found == guest] = highest + number
+    return joined
+
+
+def number_labels(labels: np.ndarray) -> Tensor:
+    """Label values as small numbers, 0 staying 0: (D, H, W) uint8 below :data:`FIRST_BACKGROUND`."""
+    values, index = np.unique(labels, return_inverse=True)
+    index = index.reshape(labels.shape) + (0 if len(values) and values[0] == 0 else 1)
+    return torch.from_numpy(np.where(index > 0, (index - 1) % (FIRST_BACKGROUND - 1) + 1, 0).astype(np.uint8))
+
+
+class SampleStream(Dataset[dict[str, Tensor]]):
+    """Micro-batches by number, for a DataLoader whose sampler counts.
+
+    Args:
+        pool: volumes.
+        seed: of the run.
+        crops_at: step -> (side of a crop, samples in a micro-batch).
         config: how samples are drawn; its ``crop_size`` gives way to ``crops_at``.
         preprocessing: the model's.
         rank: of this process.
         world_size: processes.
+        accumulation: micro-batches of a step.
+        images_only: crops of any image, without objects.
+        is_finished: paint and augment here; else hand over raw samples, for :func:`finish_batch` on the device.
     """
 
     def __init__(
@@ -195,21 +282,36 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         preprocessing: PreprocessingConfig,
         rank: int = 0,
         world_size: int = 1,
+        accumulation: int = 1,
+        images_only: bool = False,
+        is_finished: bool = True,
     ) -> None:
+        if images_only and not any(v.levels for volumes in pool.groups.values() for v in volumes):
+            raise ValueError(f"no image among {', '.join(pool.groups)}: training without labels needs images")
         self.pool, self.seed, self.crops_at = pool, seed, crops_at
         self.config, self.preprocessing = config, preprocessing
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
+        self.images_only, self.is_finished = images_only, is_finished
 
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        """Batch of step ``step``: image (B, 1, D, H, W), targets (B, P, D, H, W), spacing_mm (B, 3)."""
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """Micro-batch ``number % accumulation`` of step ``number // accumulation``.
+
+        The samples of a step are numbered through over micro-batches, processes and batches, so two processes draw what
+        one draws in two micro-batches.
+
+        Returns:
+            image (B, 1, D, H, W), targets (B, P, D, H, W), spacing_mm (B, 3); raw ones also labels and kind.
+        """
+        step, micro = divmod(number, self.accumulation)
         crop_size, batch_size = self.crops_at(step)
         config = dataclasses.replace(self.config, crop_size=crop_size)
-        first = self.rank * batch_size
-        samples = [
-            draw_sample(self.pool, self.seed, step, first + i, config, self.preprocessing) for i in range(batch_size)
-        ]
-        return {
-            "image": torch.stack([s.image for s in samples]),
-            "targets": torch.stack([s.targets for s in samples]),
-            "spacing_mm": torch.stack([s.spacing_mm for s in samples]),
-        }
+        first = (micro * self.world_size + self.rank) * batch_size
+        samples = []
+        for index in range(first, first + batch_size):
+            raw = draw_raw(self.pool, self.seed, step, index, config, self.images_only)
+            if self.is_finished:
+                alone = _finish_alone(raw, (self.seed, step, index), config, self.preprocessing)
+                samples.append({k: v[0] for k, v in alone.items()})
+            else:
+                samples.append(raw.tensors())
+        return {k: torch.stack([s[k] for s in samples]) for k in samples[0]}

@@ -1,132 +1,174 @@
-"""Synthetic training volumes: label maps drawn from noise and shapes, painted with random intensities."""
+"""Synthetic training volumes: label maps drawn from noise and shapes, painted with random intensities.
+
+Batched torch on any device. How many shapes there are, and where, is drawn on the host; what costs voxels is done where
+the randomness says. Label values are below :data:`NUM_VALUES`, so that tables can stand for labels.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .crops import smooth_field
+from .fields import smooth_fields
+from .randomness import Randomness
+
+NUM_VALUES = 256
+FIRST_ELLIPSOID, FIRST_TUBE, FIRST_BACKGROUND = 20, 40, 240
+"""Label values from which shapes and unlabelled tissue are numbered; blobs come first, from 1."""
+MAX_TUBE_RADIUS = 5
 
 
-def noise_labels(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Touching blobs: argmax of smooth noise channels, as values 1..n: (size, size, size) int32.
+def noise_labels(randomness: Randomness, count: int, size: int) -> Tensor:
+    """Touching blobs, 3 to 9 of them, as values from 1: (count, size, size, size) int64.
 
     Source: Hoffmann et al., SynthMorph, 2021, section on label maps from noise.
     """
-    num_labels = int(rng.integers(3, 10))
-    cells = int(rng.integers(3, 9))
-    return (smooth_field(rng, size, cells, num_labels).argmax(dim=0) + 1).numpy().astype(np.int32)
+    num_labels = int(randomness.host.integers(3, 10))
+    cells = int(randomness.host.integers(3, 9))
+    return smooth_fields(randomness, count, num_labels, size, cells).argmax(dim=1) + 1
 
 
-def _coordinates(size: int) -> Tensor:
-    axis = torch.arange(size, dtype=torch.float32)
-    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))
+def add_ellipsoids(labels: Tensor, randomness: Randomness, most: np.ndarray) -> Tensor:
+    """Writes rotated, slightly warped ellipsoids, some nested, over label maps.
 
-
-def add_ellipsoids(labels: np.ndarray, rng: np.random.Generator, first_value: int) -> np.ndarray:
-    """Writes a few rotated, slightly warped ellipsoids, some nested, over a label map."""
-    size = labels.shape[0]
-    coordinates = _coordinates(size)
-    out = torch.from_numpy(labels)
-    warp = smooth_field(rng, size, 5, 1)[0]
-    for number in range(int(rng.integers(1, 6))):
-        centre = torch.from_numpy(rng.uniform(0.1, 0.9, 3) * size).float()
-        radii = np.exp(rng.uniform(np.log(2.0), np.log(size * 0.4))) * np.exp(rng.normal(0, 0.35, 3))
-        rotation = torch.from_numpy(np.linalg.qr(rng.standard_normal((3, 3)))[0] / radii[:, None]).float()
-        offset = coordinates - centre[:, None, None, None]
-        distance = torch.einsum("ij,jdhw->idhw", rotation, offset).square().sum(0).sqrt()
-        shape = distance + rng.uniform(0, 0.25) * warp
-        out[shape < 1] = first_value + 2 * number
-        if rng.random() < 0.3:
-            out[shape < rng.uniform(0.4, 0.8)] = first_value + 2 * number + 1
-    return out.numpy()
-
-
-def add_tubes(labels: np.ndarray, rng: np.random.Generator, first_value: int) -> np.ndarray:
-    """Writes curved, branching tubes over a label map; each tree is one label."""
-    size = labels.shape[0]
-    out = labels.copy()
-    for number in range(int(rng.integers(1, 4))):
-        radius = float(np.exp(rng.uniform(np.log(1.0), np.log(5.0))))
-        branches = [(rng.uniform(0.1, 0.9, 3) * size, rng.standard_normal(3), radius)]
-        points = []
-        while branches and len(points) < 400:
-            position, direction, radius = branches.pop()
-            for _ in range(int(rng.integers(15, 50))):
-                direction = direction / np.linalg.norm(direction) + 0.25 * rng.standard_normal(3)
-                position = position + 1.2 * direction / np.linalg.norm(direction)
-                points.append((position, radius))
-                if rng.random() < 0.03 and radius > 1.2:
-                    branches.append((position, rng.standard_normal(3), radius * 0.75))
-        for position, radius in points:
-            low = np.maximum(np.floor(position - radius).astype(int), 0)
-            high = np.minimum(np.ceil(position + radius).astype(int) + 1, size)
-            if (high <= low).any():
-                continue
-            axes = [np.arange(a, b) - c for a, b, c in zip(low, high, position, strict=True)]
-            ball = axes[0][:, None, None] ** 2 + axes[1][None, :, None] ** 2 + axes[2][None, None, :] ** 2
-            view = out[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
-            view[ball <= radius**2] = first_value + number
-    return out
-
-
-def shape_labels(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A label map of blobs with ellipsoids and tubes on it: (size, size, size) int32, values from 1."""
-    labels = noise_labels(rng, size)
-    if rng.random() < 0.3:
-        labels[:] = 0
-    if rng.random() < 0.7:
-        labels = add_ellipsoids(labels, rng, 20)
-    if rng.random() < 0.35:
-        labels = add_tubes(labels, rng, 40)
+    Args:
+        labels: (n, size, size, size) int64.
+        randomness: source.
+        most: (n,) how many at most on each; 1 or more draws at least one, 0 none.
+    """
+    count, size = labels.shape[:2]
+    host, device = randomness.host, labels.device
+    numbers = np.where(most > 0, host.integers(1, np.maximum(most, 1) + 1), 0)
+    axis = torch.arange(size, dtype=torch.float32, device=device)
+    coordinates = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))
+    warp = smooth_fields(randomness, count, 1, size, 5)[:, 0]
+    for number in range(int(numbers.max(initial=0))):
+        centre = host.uniform(0.1, 0.9, (count, 3)) * size
+        radii = np.exp(host.uniform(np.log(2.0), np.log(size * 0.4), (count, 1)) + host.normal(0, 0.35, (count, 3)))
+        turn = np.linalg.qr(host.standard_normal((count, 3, 3)))[0] / radii[:, :, None]
+        turn_there = torch.from_numpy(turn.astype(np.float32)).to(device)
+        middle = torch.from_numpy((turn @ centre[:, :, None]).astype(np.float32)).to(device)[..., None, None]
+        distance = (torch.einsum("nij,jdhw->nidhw", turn_there, coordinates) - middle).square().sum(1).sqrt()
+        shape = distance + _numbers(host.uniform(0, 0.25, count), device) * warp
+        exists = _numbers(numbers > number, device)
+        labels = torch.where((shape < 1) & exists, FIRST_ELLIPSOID + 2 * number, labels)
+        core = np.where(host.random(count) < 0.3, host.uniform(0.4, 0.8, count), -np.inf)
+        labels = torch.where((shape < _numbers(core, device)) & exists, FIRST_ELLIPSOID + 2 * number + 1, labels)
     return labels
 
 
-def split_background(labels: np.ndarray, rng: np.random.Generator, first_value: int = 1000) -> np.ndarray:
-    """Divides the unlabelled part into a few blobs, so that painted tissue surrounds the labels."""
-    if rng.random() < 0.25:
-        return labels
-    return np.where(labels == 0, noise_labels(rng, labels.shape[0]) % int(rng.integers(2, 6)) + first_value, labels)
+def _numbers(values: np.ndarray, device: torch.device) -> Tensor:
+    """One value for each volume: (n, 1, 1, 1)."""
+    kind = np.float32 if values.dtype.kind == "f" else values.dtype
+    return torch.from_numpy(values.astype(kind)).to(device)[:, None, None, None]
 
 
-def paint(labels: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Draws an image of a label map: random intensity, texture and gradient per label.
+def draw_tree(rng: np.random.Generator, size: int, max_branches: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """A curved tube that branches: centre points (N, 3) in voxels and radii (N,), at most 5."""
+    radius = float(np.exp(rng.uniform(np.log(1.0), np.log(MAX_TUBE_RADIUS))))
+    waiting = [(rng.uniform(0.1, 0.9, 3) * size, radius)]
+    points, radii = [], []
+    while waiting and len(points) < max_branches:
+        start, radius = waiting.pop(0)
+        length = int(rng.integers(15, 50))
+        direction = rng.standard_normal(3)
+        course = direction / np.linalg.norm(direction) + 0.25 * rng.standard_normal((length, 3)).cumsum(axis=0)
+        line = start + 1.2 * (course / np.linalg.norm(course, axis=1, keepdims=True)).cumsum(axis=0)
+        points.append(line)
+        radii.append(np.full(length, radius))
+        if radius > 1.2:
+            forks = rng.random(length) < 0.03
+            waiting += [(place, 0.75 * radius) for place in line[forks]]
+    return np.concatenate(points), np.concatenate(radii)
+
+
+def draw_balls(points: Tensor, radii: Tensor, volume: Tensor, count: int, size: int) -> Tensor:
+    """Voxels within balls, by a parabola's separable dilation: the cost does not depend on how many there are.
 
     Args:
-        labels: (D, H, W) values.
-        rng: source of randomness.
+        points: (N, 3) int64 voxels.
+        radii: (N,) float32, at most :data:`MAX_TUBE_RADIUS`.
+        volume: (N,) int64 which of the volumes each lies in.
+        count: volumes.
+        size: side of a volume.
 
     Returns:
-        (D, H, W) float32, about [-1, 1].
+        (count, size, size, size) bool.
+    """
+    reach = torch.full((count * size**3,), -1e4, device=points.device)
+    flat = ((volume * size + points[:, 0]) * size + points[:, 1]) * size + points[:, 2]
+    reach = reach.scatter_reduce(0, flat, radii.square(), "amax").reshape(count, size, size, size)
+    for axis in (1, 2, 3):
+        best = reach.clone()
+        for shift in range(1, min(MAX_TUBE_RADIUS, size - 1) + 1):
+            length = size - shift
+            left, right = best.narrow(axis, 0, length), best.narrow(axis, shift, length)
+            torch.maximum(left, reach.narrow(axis, shift, length) - shift**2, out=left)
+            torch.maximum(right, reach.narrow(axis, 0, length) - shift**2, out=right)
+        reach = best
+    return reach >= 0
+
+
+def add_tubes(labels: Tensor, randomness: Randomness, numbers: np.ndarray) -> Tensor:
+    """Writes branching tubes over label maps (n, size, size, size); ``numbers`` (n,) trees on each, a label a tree."""
+    count, size = labels.shape[:2]
+    for number in range(int(numbers.max(initial=0))):
+        points, radii, rows = [], [], []
+        for row in (numbers > number).nonzero()[0]:
+            line, thick = draw_tree(randomness.host, size)
+            line = np.rint(line).astype(np.int64)
+            inside = ((line >= 0) & (line < size)).all(axis=1)
+            points.append(line[inside])
+            radii.append(thick[inside].astype(np.float32))
+            rows.append(np.full(int(inside.sum()), row))
+        there = [torch.from_numpy(np.concatenate(part)).to(labels.device) for part in (points, radii, rows)]
+        labels = torch.where(draw_balls(*there, count, size), FIRST_TUBE + number, labels)
+    return labels
+
+
+def shape_labels(randomness: Randomness, count: int, size: int) -> Tensor:
+    """Label maps of blobs with ellipsoids and tubes on them: (count, size, size, size) int64; each has an object."""
+    host = randomness.host
+    labels = noise_labels(randomness, count, size)
+    is_bare = host.random(count) < 0.3
+    labels = torch.where(_numbers(is_bare, labels.device), 0, labels)
+    has_tubes = host.random(count) < 0.35
+    has_ellipsoids = (host.random(count) < 0.7) | is_bare
+    labels = add_ellipsoids(labels, randomness, np.where(has_ellipsoids, 5, 0))
+    return add_tubes(labels, randomness, np.where(has_tubes, host.integers(1, 4, count), 0))
+
+
+def split_background(labels: Tensor, randomness: Randomness) -> Tensor:
+    """Divides the unlabelled part (value 0) of most maps into a few blobs: painted tissue around the labels."""
+    count, size = labels.shape[:2]
+    parts = int(randomness.host.integers(2, 6))
+    blobs = noise_labels(randomness, count, size) % parts + FIRST_BACKGROUND
+    is_split = _numbers(randomness.host.random(count) >= 0.25, labels.device)
+    return torch.where((labels == 0) & is_split, blobs, labels)
+
+
+def paint(labels: Tensor, randomness: Randomness) -> Tensor:
+    """Draws images of label maps: random intensity, texture and grain per label.
+
+    Args:
+        labels: (n, size, size, size) int64 below :data:`NUM_VALUES`.
+        randomness: source.
+
+    Returns:
+        (n, size, size, size) float32, about [-1, 1].
 
     Source: Billot et al., SynthSeg, 2023 (random Gaussian per label).
     """
-    values, index = np.unique(labels, return_inverse=True)
-    index = torch.from_numpy(index.reshape(labels.shape).astype(np.int64))
-    size = labels.shape[0]
-    means = torch.from_numpy(rng.uniform(-1, 1, len(values)).astype(np.float32))
-    if rng.random() < 0.3:  # few distinct intensities: neighbours that cannot be told apart by intensity alone
-        means = means[torch.from_numpy(rng.integers(0, max(2, len(values) // 2), len(values)))]
-    deviations = torch.from_numpy((rng.uniform(0, 0.18, len(values)) * rng.uniform(0, 1)).astype(np.float32))
-    texture = smooth_field(rng, size, int(rng.integers(8, 33)), 1)[0]
-    grain = torch.from_numpy(rng.standard_normal(labels.shape, dtype=np.float32))
-    mixed = rng.uniform(0, 1) * texture + rng.uniform(0, 1) * grain
-    return means[index] + deviations[index] * mixed
-
-
-def blur(image: Tensor, sigma_vox: tuple[float, float, float]) -> Tensor:
-    """Separable Gaussian blur of (D, H, W), a standard deviation per axis in voxels."""
-    out = image[None, None]
-    for axis, sigma in enumerate(sigma_vox):
-        if sigma < 0.2:
-            continue
-        radius = max(1, int(np.ceil(2.5 * sigma)))
-        x = torch.arange(-radius, radius + 1, dtype=torch.float32)
-        kernel = torch.exp(-0.5 * (x / sigma) ** 2)
-        kernel = (kernel / kernel.sum()).reshape([-1 if a == axis else 1 for a in range(3)])
-        padding = [0, 0, 0, 0, 0, 0]
-        padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = radius
-        out = F.conv3d(F.pad(out, padding, mode="replicate"), kernel[None, None])
-    return out[0, 0]
+    count, size = labels.shape[:2]
+    host = randomness.host
+    means = host.uniform(-1, 1, (count, NUM_VALUES))
+    for row in (host.random(count) < 0.3).nonzero()[0]:  # few intensities: neighbours that intensity cannot tell apart
+        means[row] = means[row, host.integers(0, int(host.integers(2, 6)), NUM_VALUES)]
+    deviations = host.uniform(0, 0.18, (count, NUM_VALUES)) * host.uniform(0, 1, (count, 1))
+    tables = torch.from_numpy(np.stack([means, deviations]).astype(np.float32)).to(labels.device)
+    index = labels.flatten(1)
+    texture = smooth_fields(randomness, count, 1, size, int(host.integers(8, 33)))[:, 0]
+    mixed = _numbers(host.uniform(0, 1, count), labels.device) * texture
+    mixed += _numbers(host.uniform(0, 1, count), labels.device) * randomness.normal(*labels.shape)
+    return tables[0].gather(1, index).reshape(labels.shape) + tables[1].gather(1, index).reshape(labels.shape) * mixed

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..preprocessing import IntensityMapping, PreprocessingConfig
 from .catalog import Case, Catalog
-from .crops import PyramidLevel, TrainingVolume, build_pyramid
+from .crops import TISSUE, PyramidLevel, TrainingVolume, build_pyramid
 from .label_maps import read_labels
 from .pool import TrainingPool
 from .reading import grid_difference, read_grid
@@ -30,8 +30,6 @@ from .store_views import CaseArray, StoredImage, StoredLabels, renumber
 
 MIN_VOXELS = 8
 """Smaller labels of a case are not drawn as objects."""
-TISSUE = 1000
-"""Label values from here on are tissue to paint, never an object: what is ignored, or has no term in the catalog."""
 MAX_LABEL_VOXELS = 1.2e7
 """A label map without an image is thinned until it has no more voxels than this."""
 MARGIN = 16

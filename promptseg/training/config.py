@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from ..data.prompt_simulator import PromptSimulatorConfig
 from ..data.sampler import SamplerConfig
 from ..models.config import ModelConfig
+from .masked_autoencoder import MaskedAutoencoderConfig
+from .validation import ValidationConfig
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class PretrainConfig:
         ValueError: if two fields contradict each other; both are named.
     """
 
+    stage: Literal["prompted", "mae"] = "prompted"
+    """``prompted`` trains the whole model; ``mae`` only the image encoder, on images without labels."""
+    init_from: str = ""
+    """Weights to start from: empty for none; ``timm:NAME`` for a 2D ViT that is inflated; else a checkpoint folder or
+    name, or the ``weights`` folder of a masked-autoencoder run, whose encoder is taken."""
     out_dir: str = "runs/pretrain"
     """Folder for checkpoints, log and weights."""
     data_root: str = "data"
@@ -44,10 +51,20 @@ class PretrainConfig:
     """How crops are drawn."""
     prompts: PromptSimulatorConfig = field(default_factory=PromptSimulatorConfig)
     """How prompts are simulated."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Whether and how the validation fold is measured on the way."""
+    mae: MaskedAutoencoderConfig = field(default_factory=MaskedAutoencoderConfig)
+    """Of the stage ``mae``."""
     seed: int = 0
     """Of weights, samples and prompts."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; ``auto`` takes a GPU where there is one."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """On several processes: a copy of the weights on each, or a share of them."""
     batch_size: int = 4
-    """Crops per step and process."""
+    """Crops per micro-step and process."""
+    accumulation: int = 1
+    """Micro-steps whose gradients are averaged in one step."""
     stages: tuple[CropStage, ...] = ()
     """Earlier stages with other crops, ascending; after the last ``first_step`` given here its sizes hold. Empty: crops
     of ``sampler.crop_size`` in batches of ``batch_size`` throughout."""
@@ -61,6 +78,8 @@ class PretrainConfig:
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.02
     """Decoupled weight decay, not applied to biases, norms and embeddings."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each block of the encoder's transformer to the one below it; 1 for none."""
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
     ema_decay: float = 0.999
@@ -68,11 +87,21 @@ class PretrainConfig:
     round_probabilities: tuple[float, ...] = (0.25, 0.25, 0.25, 0.15, 0.1)
     """Probability of an episode of 1, 2, ... rounds of prompts."""
     bf16: bool = True
-    """Compute in bfloat16 under autocast."""
+    """Compute in bfloat16 under autocast, where the device is fast at it."""
+    compile: bool = False
+    """Compile encoder and decoder with torch.compile; on a GPU only."""
     num_workers: int = 1
-    """Processes that make samples."""
+    """Processes that make samples, for each process that trains."""
+    synthesis_on: Literal["loader", "device"] = "loader"
+    """Where label maps are painted and images augmented: in the loader's processes, or on the training device."""
     save_every_minutes: float = 5.0
     """Minutes between checkpoints."""
+    save_every_steps: int = 0
+    """Steps between checkpoints, besides those by time; 0 for none."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept, the newest ones."""
+    tensorboard: bool = False
+    """Also write TensorBoard events, if the package is there."""
     log_every: int = 20
     """Steps between lines of ``metrics.jsonl``."""
     max_nonfinite_steps: int = 20
@@ -82,6 +111,9 @@ class PretrainConfig:
         object.__setattr__(self, "round_probabilities", tuple(float(p) for p in self.round_probabilities))
         stages = tuple(CropStage(**s) if isinstance(s, dict) else s for s in self.stages)
         object.__setattr__(self, "stages", stages)
+        for name, kind in (("validation", ValidationConfig), ("mae", MaskedAutoencoderConfig)):
+            if isinstance(getattr(self, name), dict):
+                object.__setattr__(self, name, kind(**getattr(self, name)))
         starts = [s.first_step for s in stages]
         if stages and (starts[0] != 0 or starts != sorted(set(starts))):
             raise ValueError(f"stages start at steps {starts}: expected 0 first, then ascending")
@@ -96,6 +128,24 @@ class PretrainConfig:
             raise ValueError(
                 f"sampler.crop_size={self.sampler.crop_size} and model.tile_size={self.model.tile_size}: expected equal"
             )
+        for name, smallest in (("accumulation", 1), ("batch_size", 1), ("keep_checkpoints", 1), ("max_steps", 1)):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name}={getattr(self, name)}: expected {smallest} or more")
+        for name, allowed in (
+            ("stage", ("prompted", "mae")),
+            ("device", ("auto", "cpu", "cuda")),
+            ("parallel", ("ddp", "fsdp")),
+            ("synthesis_on", ("loader", "device")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        if self.stage == "mae" and self.validation.every:
+            raise ValueError(
+                f"stage='mae' and validation.every={self.validation.every}: clicks are validated only in the prompted "
+                "stage; set validation.every to 0"
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay={self.layer_decay}: expected more than 0, at most 1")
         if abs(sum(self.round_probabilities) - 1) > 1e-6:
             raise ValueError(f"round_probabilities={self.round_probabilities}: expected a sum of 1")
 

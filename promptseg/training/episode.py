@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..data.prompt_simulator import (
-    PromptSimulatorConfig,
-    correct,
-    corrupt_mask,
-    draw_boxes,
-    draw_lasso,
-    draw_scribble,
-    sample_points,
-)
+from ..data.prompt_simulator import PromptSimulatorConfig, correct, corrupt_mask, draw_boxes, sample_points
+from ..data.randomness import Randomness, RandomSource
+from ..data.stroke_simulator import draw_strokes
 from ..models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
+from ..models.prompt_encoder import ABSENT
 from .losses import dice_score, iou, mask_loss
+
+BOX_ALONE_SHARE, MASK_ALONE_SHARE = 0.7, 0.25
+"""Share of the boxes, and of the masks, that open an episode without a click beside them."""
 
 
 @dataclass
@@ -28,10 +28,12 @@ class EpisodeState:
     Attributes:
         target: (N, D, H, W) bool.
         points: (N, n, 3) float.
-        labels: (N, n) int64.
+        labels: (N, n) int64, -1 for points that pad.
         boxes: (N, 1, 6) float or None, with ``box_is_present`` (N, 1).
         strokes: (N, 2, D, H, W) float or None.
         mask_logits: (N, D, H, W) or None, with ``mask_is_present`` (N,).
+        ambiguous: some object was given nothing but one click, which may mean several things: candidates are wanted.
+        is_ambiguous: (N,) bool: which; None for ``ambiguous`` everywhere.
     """
 
     target: Tensor
@@ -43,7 +45,7 @@ class EpisodeState:
     mask_logits: Tensor | None = None
     mask_is_present: Tensor | None = None
     ambiguous: bool = True
-    scores: list[Tensor] = field(default_factory=list)
+    is_ambiguous: Tensor | None = None
 
     def add_points(self, points: Tensor, labels: Tensor) -> None:
         """Adds (N, k, 3) points and their (N, k) labels."""
@@ -69,31 +71,63 @@ class EpisodeState:
         )
 
 
-def open_episode(target: Tensor, generator: torch.Generator, config: PromptSimulatorConfig) -> EpisodeState:
-    """First prompts: a click, a box, both, or a click with a coarse mask."""
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What an episode gives.
+
+    Attributes:
+        loss: scalar, the mean over rounds.
+        dice: the mean Dice after each round, scalars.
+        logits: (rounds, N, D, H, W) of the mask after each round, of an episode without randomness; else empty.
+        points: (N, n, 3) given.
+        labels: (N, n) of them, -1 for points that pad.
+    """
+
+    loss: Tensor
+    dice: list[Tensor]
+    logits: Tensor
+    points: Tensor
+    labels: Tensor
+
+
+def open_episode(target: Tensor, source: RandomSource | None, config: PromptSimulatorConfig) -> EpisodeState:
+    """First prompts: for each object a click, a box, a stroke, a coarse mask, or a click with one of them.
+
+    Args:
+        target: (N, D, H, W) bool.
+        source: of randomness; None for a click at the deepest point.
+        config: how prompts are drawn.
+    """
     count = len(target)
-    points, found = sample_points(target, generator, config.deepest_share)
-    labels = torch.where(found, 1, -1)
-    state = EpisodeState(target, points[:, None].float(), labels[:, None])
-    draw = torch.rand(3, generator=generator)
-    if draw[0] < config.box_share:
-        state.boxes = draw_boxes(target, generator, config)[:, None]
-        state.box_is_present = torch.ones(count, 1, dtype=torch.bool)
-        state.ambiguous = False
-        if draw[1] < 0.7:
-            state.labels = torch.full_like(state.labels, -1)
-    elif draw[0] < config.box_share + config.mask_share:
-        state.mask_logits = corrupt_mask(target, generator)
-        state.mask_is_present = torch.ones(count, dtype=torch.bool)
-        state.ambiguous = False
-        if draw[1] < 0.25:
-            state.labels = torch.full_like(state.labels, -1)
-    elif draw[2] < config.scribble_share + config.lasso_share:
-        add_strokes(
-            state, points, torch.ones(count, dtype=torch.long), target, draw[2] < config.scribble_share, generator
-        )
-        state.ambiguous = False
+    randomness = None if source is None else Randomness.of(source, target.device)
+    points, found = sample_points(target, randomness, config.deepest_share)
+    labels = torch.where(found, 1, ABSENT)[:, None]
+    state = EpisodeState(target, points[:, None].float(), labels)
+    if randomness is None:
+        return state
+    opening, company, stroke = randomness.host.random((3, count))
+    has_box = opening < config.box_share
+    has_mask = ~has_box & (opening < config.box_share + config.mask_share)
+    has_stroke = ~has_box & ~has_mask & (stroke < config.scribble_share + config.lasso_share)
+    is_alone = (has_box & (company < BOX_ALONE_SHARE)) | (has_mask & (company < MASK_ALONE_SHARE))
+    state.labels = torch.where(_on(is_alone, target)[:, None], ABSENT, labels)
+    if has_box.any():
+        state.boxes = draw_boxes(target, randomness, config)[:, None]
+        state.box_is_present = _on(has_box, target)[:, None]
+    if has_mask.any():
+        state.mask_logits = corrupt_mask(target, randomness)
+        state.mask_is_present = _on(has_mask, target)
+    if has_stroke.any():
+        is_scribble = stroke < config.scribble_share
+        add_strokes(state, points, labels[:, 0], target, has_stroke, is_scribble, randomness)
+    is_ambiguous = ~(has_box | has_mask | has_stroke)
+    state.ambiguous, state.is_ambiguous = bool(is_ambiguous.any()), _on(is_ambiguous, target)
     return state
+
+
+def _on(flags: np.ndarray, like: Tensor) -> Tensor:
+    """Flags drawn on the host as a tensor on the device."""
+    return torch.from_numpy(flags).to(like.device, non_blocking=True)
 
 
 def add_strokes(
@@ -101,51 +135,72 @@ def add_strokes(
     points: Tensor,
     labels: Tensor,
     region: Tensor,
-    as_scribble: Tensor | bool,
-    generator: torch.Generator,
+    has_stroke: np.ndarray,
+    is_scribble: np.ndarray,
+    randomness: Randomness,
 ) -> None:
-    """Draws a scribble or a lasso through each object's point, inside its region."""
-    count, *grid = state.target.shape
-    strokes = torch.zeros(count, 2, *grid) if state.strokes is None else state.strokes.clone()
-    keys = []
-    for n in range(count):
-        if labels[n] < 0 or not bool(region[n].any()):
-            keys.append(points[n].expand(4, 3))
-            continue
-        draw = draw_scribble if as_scribble else draw_lasso
-        side = region[n] & (state.target[n] == bool(labels[n]))
-        stroke, key_points = draw(side, points[n], generator)
-        channel = 1 - int(labels[n])
-        strokes[n, channel] = torch.maximum(strokes[n, channel], stroke)
-        keys.append(key_points)
-    state.strokes = strokes
-    state.add_points(torch.stack(keys), labels[:, None].expand(-1, 4))
+    """Draws a scribble or a lasso through the points of some objects, inside their region.
+
+    Args:
+        state: to add to.
+        points: (N, 3) voxels.
+        labels: (N,) 1, 0, or -1 for nothing to draw.
+        region: (N, D, H, W) bool: where the stroke may lie; it stays on its own side of the target.
+        has_stroke: (N,) bool on the host.
+        is_scribble: (N,) bool on the host; else a lasso.
+        randomness: source.
+    """
+    chosen = has_stroke.nonzero()[0]
+    rows = torch.from_numpy(chosen).to(region.device)
+    signs = labels[rows]
+    side = region[rows] & (state.target[rows] == (signs == 1)[:, None, None, None])
+    kinds = ["scribble" if is_scribble[n] else "lasso" for n in chosen]
+    drawn, keys = draw_strokes(side, points[rows], kinds, randomness)
+    drawn = drawn * (signs != ABSENT)[:, None, None, None]
+    if state.strokes is None:
+        state.strokes = torch.zeros(len(region), 2, *region.shape[1:], device=region.device)
+    channel = torch.where(signs == 0, 1, 0)
+    state.strokes = state.strokes.index_put((rows, channel), torch.maximum(state.strokes[rows, channel], drawn))
+    all_keys = points[:, None].repeat(1, keys.shape[1], 1)
+    all_keys[rows] = keys
+    key_labels = torch.where(_on(has_stroke, region), labels, ABSENT)
+    state.add_points(all_keys, key_labels[:, None].expand(-1, keys.shape[1]))
 
 
 def correct_episode(
-    state: EpisodeState, logits: Tensor, generator: torch.Generator, config: PromptSimulatorConfig
+    state: EpisodeState, logits: Tensor, source: RandomSource | None, config: PromptSimulatorConfig
 ) -> None:
     """Adds one correction to each object where ``logits`` (N, D, H, W) are wrong, and hands the mask back."""
+    randomness = None if source is None else Randomness.of(source, logits.device)
     predicted = logits > 0
-    points, labels = correct(state.target, predicted, generator, config.deepest_share)
-    draw = float(torch.rand(1, generator=generator))
-    if draw < config.scribble_share + config.lasso_share:
-        add_strokes(state, points, labels, state.target ^ predicted, draw < config.scribble_share, generator)
-    else:
+    points, labels = correct(state.target, predicted, randomness, config.deepest_share)
+    if randomness is None:
         state.add_points(points[:, None], labels[:, None])
+    else:
+        draw = randomness.host.random(len(logits))
+        has_stroke = draw < config.scribble_share + config.lasso_share
+        if not has_stroke.all():
+            click_labels = torch.where(_on(has_stroke, logits), ABSENT, labels)
+            state.add_points(points[:, None], click_labels[:, None])
+        if has_stroke.any():
+            wrong = state.target ^ predicted
+            add_strokes(state, points, labels, wrong, has_stroke, draw < config.scribble_share, randomness)
     state.mask_logits = logits
-    state.mask_is_present = torch.rand(len(logits), generator=generator) >= config.mask_dropout
-    state.ambiguous = False
+    is_handed = np.ones(len(logits), dtype=bool)
+    if randomness is not None and config.mask_dropout:
+        is_handed = randomness.host.random(len(logits)) >= config.mask_dropout
+    state.mask_is_present = _on(is_handed, logits)
+    state.ambiguous, state.is_ambiguous = False, None
 
 
-def round_loss(output: DecoderOutput, target: Tensor, ambiguous: bool) -> tuple[Tensor, Tensor]:
+def round_loss(output: DecoderOutput, target: Tensor, ambiguous: bool | Tensor) -> tuple[Tensor, Tensor]:
     """Loss of one round, and the index of each object's best candidate.
 
     Args:
         output: of B * P objects, M masks.
         target: (N, D, H, W) bool.
-        ambiguous: the prompt may mean several things: only the best candidate is pulled to the target, and the single
-            mask a little.
+        ambiguous: the prompt may mean several things, for all or (N,): only the best candidate is pulled to the target,
+            and the single mask a little. Without candidates (M = 1) it is not looked at.
 
     Returns:
         scalar loss and (N,) int64.
@@ -157,17 +212,18 @@ def round_loss(output: DecoderOutput, target: Tensor, ambiguous: bool) -> tuple[
         actual = iou(logits > 0, target[:, None].expand_as(logits))
         best = actual.argmax(dim=1)
     quality = rearrange(output.iou_logits, "b p m -> (b p) m").float()
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(quality, actual)  # least where the two are equal
-    if ambiguous:
+    quality_loss = F.binary_cross_entropy_with_logits(quality, actual)  # least where the two are equal
+    drawn = losses[:, 0]
+    if logits.shape[1] > 1:
+        is_ambiguous = torch.as_tensor(ambiguous, device=logits.device).expand(len(logits))
         candidates = losses[:, 1:]
-        chosen = candidates.min(dim=1).values
-        loss = loss + (0.7 * chosen + 0.25 * losses[:, 0] + 0.05 * candidates.mean(dim=1)).mean()
-    else:
-        loss = loss + losses[:, 0].mean()
+        several = 0.7 * candidates.min(dim=1).values + 0.25 * losses[:, 0] + 0.05 * candidates.mean(dim=1)
+        drawn = torch.where(is_ambiguous, several, drawn)
+        best = torch.where(is_ambiguous, best, 0)
+    loss = quality_loss + drawn.mean()
     presence = rearrange(output.presence_logits, "b p -> (b p)").float()
     present = target.flatten(1).any(dim=1).float()
-    loss = loss + 0.1 * torch.nn.functional.binary_cross_entropy_with_logits(presence, present)
-    return loss, best
+    return loss + 0.1 * F.binary_cross_entropy_with_logits(presence, present), best
 
 
 def run_episode(
@@ -175,9 +231,9 @@ def run_episode(
     embedding: ImageEmbedding,
     targets: Tensor,
     num_rounds: int,
-    generator: torch.Generator,
+    randomness: Randomness | None,
     config: PromptSimulatorConfig,
-) -> tuple[Tensor, list[float]]:
+) -> EpisodeResult:
     """Plays one episode on encoded tiles.
 
     Args:
@@ -185,28 +241,35 @@ def run_episode(
         embedding: of B tiles.
         targets: (B, P, D, H, W) bool.
         num_rounds: prompts given to each object.
-        generator: source of randomness.
+        randomness: source; None for the deterministic user: one click after the other, each at the deepest point.
         config: how prompts are drawn.
-
-    Returns:
-        loss, the mean over rounds; and the mean Dice after each round.
     """
     num_tiles = targets.shape[0]
-    state = open_episode(rearrange(targets, "b p d h w -> (b p) d h w"), generator, config)
-    losses, scores = [], []
+    state = open_episode(rearrange(targets, "b p d h w -> (b p) d h w"), randomness, config)
+    rows = torch.arange(len(state.target), device=targets.device)
+    losses: list[Tensor] = []
+    scores: list[Tensor] = []
+    handed: list[Tensor] = []
     for number in range(num_rounds):
-        ambiguous = state.ambiguous
-        output = model.decode(embedding, state.batch(num_tiles), multimask=ambiguous)
-        loss, best = round_loss(output, state.target, ambiguous)
+        output = model.decode(embedding, state.batch(num_tiles), multimask=number == 0)
+        is_ambiguous = torch.full_like(rows, state.ambiguous, dtype=torch.bool)
+        if state.is_ambiguous is not None:
+            is_ambiguous = state.is_ambiguous
+        loss, best = round_loss(output, state.target, is_ambiguous)
         losses.append(loss)
         flat = rearrange(output.mask_logits.detach(), "b p m d h w -> (b p) m d h w").float()
-        if ambiguous:
-            trusted = rearrange(output.iou_scores.detach(), "b p m -> (b p) m").argmax(dim=1)
-            best = torch.where(torch.rand(len(best), generator=generator) < 0.5, best, trusted)
-            logits = flat[torch.arange(len(flat)), best]
-        else:
-            logits = flat[:, 0]
-        scores.append(float(dice_score(logits > 0, state.target).mean()))
+        trusted = rearrange(output.iou_scores.detach(), "b p m -> (b p) m").argmax(dim=1)
+        trusted = torch.where(is_ambiguous, trusted, 0)
+        # A user goes on from the mask that was shown, or picks the best of those offered.
+        is_picked = torch.zeros_like(best, dtype=torch.bool)
+        if randomness is not None:
+            is_picked = randomness.uniform(len(rows)) < 0.5
+        best = torch.where(is_picked, best, trusted)
+        logits = flat[rows, best]
+        scores.append(dice_score(logits > 0, state.target).mean())
+        if randomness is None:
+            handed.append(logits)
         if number + 1 < num_rounds:
-            correct_episode(state, logits, generator, config)
-    return torch.stack(losses).mean(), scores
+            correct_episode(state, logits, randomness, config)
+    stacked = torch.stack(handed) if handed else torch.empty(0)
+    return EpisodeResult(torch.stack(losses).mean(), scores, stacked, state.points, state.labels)

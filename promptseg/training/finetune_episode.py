@@ -120,14 +120,14 @@ def _play(
     num_rounds = 1 + int(torch.multinomial(probabilities, 1, generator=generator))
     losses, scores = [], []
     for number in range(num_rounds):
-        ambiguous = state.ambiguous
+        is_ambiguous = state.ambiguous if state.is_ambiguous is None else state.is_ambiguous
         output = _decode(model, embedding, state, tokens if number == 0 else None, num_tiles)
-        loss, best = round_loss(output, target, ambiguous)
+        loss, best = round_loss(output, target, is_ambiguous)
         if tokens is not None and number == 0:
             loss = loss + PRESENCE_WEIGHT * presence_loss(output, target)
         losses.append(loss)
         flat = rearrange(output.mask_logits.detach(), "b p m d h w -> (b p) m d h w").float().cpu()
-        logits = flat[torch.arange(len(flat)), best.cpu()] if ambiguous else flat[:, 0]
+        logits = flat[torch.arange(len(flat)), best.cpu()]
         scores.append(float(dice_score(logits > 0, state.target).mean()))
         if number + 1 < num_rounds:
             correct_episode(state, logits, generator, config)
@@ -137,8 +137,7 @@ def _play(
 def on_device(prompts: PromptBatch, device: torch.device) -> PromptBatch:
     """Prompts where the model computes."""
     given = {f.name: getattr(prompts, f.name) for f in dataclasses.fields(prompts)}
-    moved = {name: value.to(device) for name, value in given.items() if value is not None}
-    return dataclasses.replace(prompts, **moved)
+    return dataclasses.replace(prompts, **{k: v.to(device) for k, v in given.items() if v is not None})
 
 
 def presence_loss(output: DecoderOutput, target: Tensor) -> Tensor:

@@ -1,234 +1,251 @@
-"""The training loop: setup, fit, checkpoints, resume."""
+"""The training loop: setup, fit, validate; resume from wherever a run stopped."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import math
-import os
 import signal
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.pool import load_pool
-from ..data.sampler import SampleStream
-from ..models import PromptableModel
 from ..predictor import preferred_dtype
+from .checkpoint import find_latest, load_checkpoint, read_progress, save_checkpoint
 from .config import PretrainConfig
-from .episode import run_episode
+from .distributed import Process, any_rank, gradient_sync, start, sum_over_ranks, whole, wrap
+from .metrics_log import MetricsLog
+from .optimisation import (
+    WeightAverage,
+    clip_gradients,
+    learning_rate,
+    make_optimizer,
+    optimizer_tensors,
+    set_learning_rate,
+)
+from .stages import Stage, make_stage
+from .validation import Validator
 
 logger = logging.getLogger(__name__)
-CHECKPOINT_NAME = "checkpoint.pt"
-
-
-class PromptedTraining(nn.Module):
-    """The model with an episode as its forward pass, so that a distributed wrapper sees every use of a weight."""
-
-    def __init__(self, model: PromptableModel, config: PretrainConfig) -> None:
-        super().__init__()
-        self.model = model
-        self.config = config
-
-    def forward(self, batch: dict[str, Tensor], step: int, rank: int = 0) -> tuple[Tensor, list[float]]:
-        """Loss and Dice per round of the episode of a step, a pure function of (seed, step, rank) and the weights."""
-        rounds_generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        probabilities = torch.tensor(self.config.round_probabilities)
-        num_rounds = 1 + int(torch.multinomial(probabilities, 1, generator=rounds_generator))
-        generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + step) * 4099 + rank)
-        embedding = self.model.encode_image(batch["image"], batch["spacing_mm"])
-        return run_episode(self.model, embedding, batch["targets"], num_rounds, generator, self.config.prompts)
-
-
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Rate at a step: linear warm-up, constant, then half a cosine to zero."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if step < config.decay_start:
-        return config.learning_rate
-    progress = (step - config.decay_start) / max(1, config.max_steps - config.decay_start)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and kernels with decay; biases, norms and embeddings without."""
-    plain, decayed = [], []
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    for parameter in model.parameters():
-        (plain if parameter.ndim < 2 or id(parameter) in embeddings else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+CHECKPOINTS_NAME, WEIGHTS_NAME = "checkpoints", "weights"
+_EARLIER_CHECKPOINT = "checkpoint.pt"
 
 
 class Trainer:
-    """Owns the weights, their average, the optimiser and the step number."""
+    """Owns the weights, their average, the optimiser and the step number of one process.
 
-    def __init__(self, config: PretrainConfig) -> None:
-        torch.manual_seed(config.seed)
+    Args:
+        config: of the run.
+        process: this one; None to join the others.
+    """
+
+    def __init__(self, config: PretrainConfig, process: Process | None = None) -> None:
         self.config = config
-        self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.process = process or start(config.device)
         self.out_dir = Path(config.out_dir)
         self.out_dir.mkdir(parents=True, exist_ok=True)
-        self.model = PromptableModel(config.model).to(memory_format=torch.channels_last_3d)
-        self.training: nn.Module = PromptedTraining(self.model, config)
-        if self.world_size > 1:
-            if not dist.is_initialized():
-                dist.init_process_group("gloo")
-            # Which weights an episode uses depends on its prompts.
-            self.training = DistributedDataParallel(self.training, find_unused_parameters=True)
-        self.ema = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
-        )
+        if self.process.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True
+        torch.manual_seed(config.seed)  # the same weights on every process
+        self.stage: Stage = make_stage(config, self.process)
+        self.model = self.stage.model
+        if find_latest(self.out_dir / CHECKPOINTS_NAME) is None:
+            self.stage.initialise()
+        self.wrapped = wrap(self.stage.module, self.process, config.parallel)
+        self.average = WeightAverage(self.model, config.ema_decay)
+        self.optimizer = make_optimizer(self.model, config)
+        self.is_fast_in_bf16 = config.bf16 and preferred_dtype(self.process.device) == torch.bfloat16
         self.step = 0
         self.nonfinite_steps = 0
         self.stop_requested = False
 
+    # Checkpoints
+
+    def _tensors(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.tensors,
+            "optimizer": optimizer_tensors(self.model, self.optimizer),
+        }
+
     def resume(self) -> bool:
-        """Continues from the folder's checkpoint, if there is one."""
-        path = self.out_dir / CHECKPOINT_NAME
-        if not path.exists():
+        """Continues from the folder's latest checkpoint, if there is one.
+
+        Raises:
+            ValueError: if it does not fit the configuration.
+        """
+        latest = find_latest(self.out_dir / CHECKPOINTS_NAME)
+        if latest is None:
             return False
-        state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.ema = state["ema"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.nonfinite_steps = state["step"], state["nonfinite_steps"]
-        logger.info("resumed at step %d from %s", self.step, path)
+        progress = load_checkpoint(latest, self._tensors())
+        self.step, self.nonfinite_steps = progress["step"], progress["nonfinite_steps"]
+        logger.info("resumed at step %d from %s", self.step, latest)
         return True
 
     def save(self) -> None:
-        """Writes the checkpoint and the averaged weights, each by renaming a complete file; rank 0 alone does."""
-        if self.rank:
-            return
-        state = {
-            "model": self.model.state_dict(),
-            "ema": self.ema,
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "nonfinite_steps": self.nonfinite_steps,
-        }
-        partial = self.out_dir / f"{CHECKPOINT_NAME}.tmp"
-        torch.save(state, partial)
-        os.replace(partial, self.out_dir / CHECKPOINT_NAME)
-        self.export(self.out_dir / "weights")
+        """Writes a checkpoint and the averaged weights; all processes have to call it."""
+        save_checkpoint(
+            self.out_dir / CHECKPOINTS_NAME,
+            self.step,
+            self._tensors(),
+            {"nonfinite_steps": self.nonfinite_steps, "world_size": self.process.world_size},
+            self.process,
+            self.config.keep_checkpoints,
+        )
+        self.export(self.out_dir / WEIGHTS_NAME)
 
     def export(self, folder: Path) -> None:
-        """Writes the averaged weights as a loadable checkpoint folder."""
-        from safetensors.torch import save_file
+        """Writes the averaged weights as a loadable checkpoint folder; all processes have to call it."""
+        from ..safe_loading import replacing, save_tensors
 
+        tensors = {k: whole(v).float().contiguous() for k, v in self.average.tensors.items()}
+        if not self.process.is_main:
+            return
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "model.safetensors.tmp"
-        save_file({k: v.contiguous() for k, v in self.ema.items()}, partial)
-        os.replace(partial, folder / "model.safetensors")
-        text = json.dumps({"model": self.config.model.to_dict(), "step": self.step}, indent=1)
-        (folder / "config.json").write_text(text, encoding="utf-8")
+        save_tensors({k: v.cpu() for k, v in tensors.items()}, folder / "model.safetensors")
+        entries = {"model": self.config.model.to_dict(), "stage": self.config.stage, "step": self.step}
+        with replacing(folder / "config.json") as partial:
+            partial.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        current = self.model.state_dict()
-        torch._foreach_lerp_(list(self.ema.values()), [current[k].detach() for k in self.ema], 1 - decay)
+    # Steps
 
-    def train_step(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One optimiser step; a non-finite loss or gradient is skipped and counted."""
-        config = self.config
+    def train_step(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
+        """One optimiser step over ``accumulation`` micro-batches; a non-finite one is skipped and counted.
+
+        Raises:
+            RuntimeError: after more than ``max_nonfinite_steps`` of those; the batches are saved.
+        """
+        config, process = self.config, self.process
         rate = learning_rate(config, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        is_fast = config.bf16 and preferred_dtype(self.model.device) == torch.bfloat16
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=is_fast):
-            loss, scores = self.training(batch, self.step, self.rank)
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm))
-        if not math.isfinite(norm):  # the same on every rank, as gradients are averaged
-            self.nonfinite_steps += 1
-            if self.nonfinite_steps > config.max_nonfinite_steps:
-                torch.save(batch, self.out_dir / "nonfinite_batch.pt")
-                raise RuntimeError(
-                    f"more than {config.max_nonfinite_steps} non-finite steps; batch saved in {self.out_dir}"
-                )
-        else:
+        # Crops per step = batch_size * accumulation * world_size, such as 4 * 2 * 8 = 64. Each backward averages over
+        # batch_size crops and, when it syncs, over the processes; dividing by the number of micro-steps makes the sum
+        # of their gradients the mean over all crops.
+        sums: dict[str, Tensor] = {}
+        prepared = []
+        for micro, batch in enumerate(batches):
+            index = micro * process.world_size + process.rank
+            with gradient_sync(self.wrapped, enabled=micro + 1 == len(batches)):
+                batch = self.stage.prepare(batch, self.step, index)
+                prepared.append(batch)
+                with torch.autocast(process.device.type, torch.bfloat16, enabled=self.is_fast_in_bf16):
+                    loss, measured = self.wrapped(batch, self.step, index)
+                (loss / len(batches)).backward()
+            for name, value in {"loss": loss, **measured}.items():
+                sums[name] = sums.get(name, 0) + value.detach().float()
+        norm = clip_gradients(self.model, config.clip_norm)
+        share = len(batches) * process.world_size
+        means = {k: v / share for k, v in sum_over_ranks({k: float(v) for k, v in sums.items()}).items()}
+        if math.isfinite(norm) and math.isfinite(means["loss"]):  # both the same on every process
             self.optimizer.step()
-            self._update_average()
+            self.average.update(self.step)
+        else:
+            self._skip(prepared)
         self.step += 1
-        return {
-            "loss": float(loss.detach()),
-            "lr": rate,
-            "norm": norm,
-            **{f"dice{i + 1}": s for i, s in enumerate(scores)},
-        }
+        return {**means, "lr": rate, "norm": norm}
+
+    def _skip(self, batches: list[dict[str, Tensor]]) -> None:
+        self.nonfinite_steps += 1
+        logger.warning("step %d: loss or gradient is not finite; skipped", self.step)
+        if self.nonfinite_steps > self.config.max_nonfinite_steps:
+            path = self.out_dir / f"nonfinite_batch_{self.process.rank}.pt"
+            torch.save({"step": self.step, "batches": batches}, path)
+            raise RuntimeError(
+                f"more than {self.config.max_nonfinite_steps} steps with a loss or gradient that is not finite; the "
+                f"last batch is in {path}; lower the learning rate, or look at the batch"
+            )
+
+    def validate(self, validator: Validator) -> dict[str, float]:
+        """Measures the averaged weights on the validation fold, with pictures; all processes have to call it."""
+        self.average.swap()
+        try:
+            return validator.measure(self.wrapped, self.out_dir / "pictures" / f"step-{self.step:08d}")
+        finally:
+            self.average.swap()
 
     def fit(self) -> None:
-        """Trains to ``max_steps`` or until SIGTERM, saving every few minutes and at the end."""
+        """Trains to ``max_steps``, or until SIGTERM or SIGINT, which save and return."""
         config = self.config
-        pool = load_pool(config.data_root, config.data_weights, config.model.preprocessing)
-        stream = SampleStream(
-            pool,
-            config.seed,
-            config.crops_at,
-            config.sampler,
-            config.model.preprocessing,
-            self.rank,
-            self.world_size,
-        )
-        loader = DataLoader(
-            stream,
-            batch_size=None,
-            sampler=range(self.step, config.max_steps),
-            num_workers=config.num_workers,
-            worker_init_fn=_leave_signals_to_the_trainer,
-        )
-        signal.signal(signal.SIGTERM, self._request_stop)
-        signal.signal(signal.SIGINT, self._request_stop)
-        self.training.train()
-        metrics: dict[str, list[float]] = {}
+        log = None
+        if self.process.is_main:
+            log = MetricsLog(self.out_dir, self.step, config.tensorboard)
+        validator = Validator(config, self.process) if config.validation.every else None
+        pending: dict[str, list[float]] = {}
         started = last_save = time.monotonic()
         waited = 0.0
-        fetched = time.monotonic()
-        for batch in loader:
-            waited += time.monotonic() - fetched
-            for name, value in self.train_step(batch).items():
-                metrics.setdefault(name, []).append(value)
-            if self.step % config.log_every == 0:
-                seconds = time.monotonic() - started
-                self._log(metrics, seconds / config.log_every, waited / seconds)
-                metrics, started, waited = {}, time.monotonic(), 0.0
-            self.stop_requested = self._any_rank(self.stop_requested)
-            if self.stop_requested or time.monotonic() - last_save > 60 * config.save_every_minutes:
-                self.save()
-                last_save = time.monotonic()
-                if self.stop_requested:
+        self.wrapped.train()
+        with self._stopping_on_signals():
+            steps = self._steps()
+            while self.step < config.max_steps:
+                fetching = time.monotonic()
+                batches = next(steps)
+                waited += time.monotonic() - fetching
+                for name, value in self.train_step(batches).items():
+                    pending.setdefault(name, []).append(value)
+                if self.step % config.log_every == 0 or self.step == config.max_steps:
+                    seconds = time.monotonic() - started
+                    row = {k: sum(v) / len(v) for k, v in pending.items()}
+                    row["seconds_per_step"] = seconds / len(pending["loss"])
+                    row |= {"wait_share": waited / seconds, "nonfinite_steps": float(self.nonfinite_steps)}
+                    if log:
+                        log.write(self.step, row)
+                    pending, started, waited = {}, time.monotonic(), 0.0
+                is_late = time.monotonic() - last_save > 60 * config.save_every_minutes
+                is_due = bool(config.save_every_steps) and self.step % config.save_every_steps == 0
+                must_stop, is_late = any_rank(self.stop_requested, is_late)
+                if must_stop or is_late or is_due:
+                    self.save()
+                    last_save = time.monotonic()
+                if must_stop:
+                    logger.info("stopped at step %d on request", self.step)
                     break
-            fetched = time.monotonic()
+                if validator and (self.step % config.validation.every == 0 or self.step == config.max_steps):
+                    measured = self.validate(validator)
+                    if log:
+                        log.write(self.step, measured)
         self.save()
+        if log:
+            log.close()
 
-    def _any_rank(self, flag: bool) -> bool:
-        if self.world_size == 1:
-            return flag
-        shared = torch.tensor(int(flag))
-        dist.all_reduce(shared, dist.ReduceOp.MAX)
-        return bool(shared)
+    def _steps(self) -> Iterator[list[dict[str, Tensor]]]:
+        """Micro-batches of each step left. A sample is a function of its number, so the step is the data's state."""
+        config = self.config
+        micro_steps = config.accumulation
+        loader = DataLoader(
+            self.stage.stream,
+            batch_size=None,
+            sampler=range(self.step * micro_steps, config.max_steps * micro_steps),
+            num_workers=config.num_workers,
+            worker_init_fn=_leave_signals_to_the_trainer,
+            pin_memory=self.process.device.type == "cuda",
+        )
+        batches = iter(loader)
+        while group := list(islice(batches, micro_steps)):
+            yield group
 
-    def _request_stop(self, *_: Any) -> None:
-        self.stop_requested = True
+    @contextlib.contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT end the loop after the step at hand."""
 
-    def _log(self, metrics: dict[str, list[float]], seconds_per_step: float, wait_share: float) -> None:
-        if self.rank:
-            return
-        row = {"step": self.step, **{k: round(sum(v) / len(v), 5) for k, v in metrics.items()}}
-        row |= {"seconds_per_step": round(seconds_per_step, 3), "wait_share": round(wait_share, 3)}
-        row |= {"nonfinite_steps": self.nonfinite_steps}
-        with open(self.out_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        logger.info("%s", row)
+        def request(*_: Any) -> None:
+            self.stop_requested = True
+
+        before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _leave_signals_to_the_trainer(_: int) -> None:
@@ -237,25 +254,39 @@ def _leave_signals_to_the_trainer(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def pretrain(config: PretrainConfig, resume: str = "auto") -> Trainer:
-    """Runs prompted training.
+def setup(config: PretrainConfig, resume: str = "auto") -> Trainer:
+    """Makes a trainer, at the step where its folder's run stopped.
 
     Args:
         config: of the run.
         resume: ``auto`` continues a run found in ``out_dir``; ``never`` refuses to touch one.
 
+    Raises:
+        ValueError: with ``never`` where a run exists; for a run of an earlier version; for another ``resume``.
+    """
+    if resume not in ("auto", "never"):
+        raise ValueError(f"resume={resume!r}: expected 'auto' or 'never'")
+    out_dir = Path(config.out_dir)
+    latest = find_latest(out_dir / CHECKPOINTS_NAME)
+    if latest is None and (out_dir / _EARLIER_CHECKPOINT).exists():
+        raise ValueError(f"{out_dir} holds a run of an earlier version ({_EARLIER_CHECKPOINT}); choose another out_dir")
+    if resume == "never" and latest is not None:
+        step = read_progress(latest)["step"]
+        raise ValueError(f"{out_dir} holds a run at step {step}; choose another out_dir, or resume='auto'")
+    trainer = Trainer(config)
+    trainer.resume()
+    if trainer.process.is_main:
+        text = json.dumps(dataclasses.asdict(config), indent=1)
+        (out_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+    return trainer
+
+
+def pretrain(config: PretrainConfig, resume: str = "auto") -> Trainer:
+    """Runs a stage of pretraining; see :func:`setup` for the arguments.
+
     Returns:
         The trainer at its last step.
-
-    Raises:
-        ValueError: with ``never`` where a run exists.
     """
-    trainer = Trainer(config)
-    if resume == "never" and (trainer.out_dir / CHECKPOINT_NAME).exists():
-        raise ValueError(f"{trainer.out_dir} holds a run; choose another out_dir or resume='auto'")
-    if resume == "auto":
-        trainer.resume()
-    text = json.dumps(dataclasses.asdict(config), indent=1)
-    (trainer.out_dir / "config.json").write_text(text, encoding="utf-8")
+    trainer = setup(config, resume)
     trainer.fit()
     return trainer

@@ -1,0 +1,53 @@
+"""First weights of a run: another checkpoint's, a masked autoencoder's encoder, or an inflated 2D transformer."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from torch import nn
+
+from ..models.image_encoder import ImageEncoder
+from ..models.inflate import inflate_transformer
+from ..models.registry import CONFIG_NAME, WEIGHTS_NAME, resolve
+from ..safe_loading import load_into, read_tensors
+
+logger = logging.getLogger(__name__)
+TIMM_PREFIX, ENCODER_PREFIX = "timm:", "image_encoder."
+
+
+def initialise(model: nn.Module, init_from: str, stage: str) -> None:
+    """Gives a model its first weights.
+
+    Args:
+        model: a promptable model, or a masked autoencoder; changed in place.
+        init_from: see :class:`~promptseg.training.config.PretrainConfig`.
+        stage: ``prompted`` or ``mae``.
+
+    Raises:
+        ValueError: for an unknown name, or weights of other sizes.
+    """
+    if not init_from:
+        return
+    encoder = model.get_submodule("image_encoder")
+    assert isinstance(encoder, ImageEncoder)
+    if init_from.startswith(TIMM_PREFIX):
+        import timm
+
+        name = init_from[len(TIMM_PREFIX) :]
+        try:
+            source = timm.create_model(name, pretrained=True)
+        except RuntimeError as error:
+            raise ValueError(f"init_from={init_from!r}: timm has no such pretrained model ({error})") from error
+        taken = inflate_transformer(encoder, source)
+        logger.info("%s: inflated %s", init_from, taken)
+        return
+    folder = resolve(init_from)
+    tensors = read_tensors(folder / WEIGHTS_NAME)
+    written_by = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("stage", "prompted")
+    if written_by == stage:
+        load_into(model, tensors, str(folder))
+    else:
+        encoders = {k[len(ENCODER_PREFIX) :]: v for k, v in tensors.items() if k.startswith(ENCODER_PREFIX)}
+        load_into(encoder, encoders, f"{folder} (image encoder)")
+    logger.info("started from %s (%s)", folder, written_by)

@@ -1,0 +1,69 @@
+"""The record of a run: ``metrics.jsonl`` always, TensorBoard events if asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+METRICS_NAME = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends rows to ``metrics.jsonl``, one JSON object a line, each with its ``step``.
+
+    Args:
+        folder: of the run.
+        step: steps done; rows of later ones, which a killed run wrote after its last checkpoint, are taken out.
+        tensorboard: also write events into ``folder/tensorboard``.
+
+    Raises:
+        ValueError: if TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, step: int = 0, tensorboard: bool = False) -> None:
+        self.path = folder / METRICS_NAME
+        self._drop_after(step)
+        self.writer: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ValueError(f"tensorboard=True: {error}; pip install tensorboard, or leave it out") from error
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Adds a row."""
+        row = {"step": step, **{k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+        logger.info("%s", row)
+
+    def close(self) -> None:
+        """Flushes the events."""
+        if self.writer is not None:
+            self.writer.close()
+
+    def _drop_after(self, step: int) -> None:
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        if len(kept) < len(lines):
+            partial = self.path.with_name(f".{self.path.name}.partial")
+            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            os.replace(partial, self.path)
+
+
+def _step_of(line: str) -> float:
+    """Step of a row; infinite for a line cut short by a kill."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

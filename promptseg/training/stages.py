@@ -1,0 +1,95 @@
+"""What differs between stages of training: the module, its data, and the weights it starts from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..data.batch_synthesis import finish_batch
+from ..data.pool import load_pool
+from ..data.randomness import Randomness
+from ..data.sampler import SampleStream
+from ..models import PromptableModel
+from ..models.image_encoder import TransformerBlock
+from ..models.layers import ResidualBlock
+from ..models.mask_decoder import TwoWayBlock
+from .config import PretrainConfig
+from .distributed import Process
+from .initialisation import initialise
+from .masked_autoencoder import MaskedAutoencoder
+from .prompted import PromptedTraining
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, ready to be wrapped and trained.
+
+    Attributes:
+        module: whose forward(batch, step, index) gives a loss and what else was measured.
+        model: the part of it that is trained, averaged, saved and exported.
+        stream: micro-batches by number.
+        prepare: (batch, step, index) -> the batch on the device, complete.
+        initialise: gives a new run its first weights, if the configuration names some.
+    """
+
+    module: nn.Module
+    model: nn.Module
+    stream: Dataset[dict[str, Tensor]]
+    prepare: Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
+    initialise: Callable[[], None]
+
+
+def make_stage(config: PretrainConfig, process: Process) -> Stage:
+    """Builds the stage that a configuration names.
+
+    Raises:
+        ValueError: if its data are missing.
+    """
+    promptable = PromptableModel(config.model).to(process.device)
+    if process.world_size == 1 or config.parallel == "ddp":  # fully_shard takes contiguous weights only
+        promptable = promptable.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+    if config.stage == "mae":
+        model: nn.Module = MaskedAutoencoder(promptable.image_encoder, config.model, config.mae, config.seed)
+        model = model.to(process.device)
+        module = model
+    else:
+        model = promptable
+        module = PromptedTraining(promptable, config)
+    if config.compile and process.device.type == "cuda":
+        _compile_blocks(model)
+    pool = load_pool(config.data_root, config.data_weights, config.model.preprocessing)
+    stream = SampleStream(
+        pool,
+        config.seed,
+        config.crops_at,
+        config.sampler,
+        config.model.preprocessing,
+        process.rank,
+        process.world_size,
+        config.accumulation,
+        images_only=config.stage == "mae",
+        is_finished=config.synthesis_on == "loader",
+    )
+
+    def prepare(batch: dict[str, Tensor], step: int, index: int) -> dict[str, Tensor]:
+        moved = {k: v if k == "kind" else v.to(process.device, non_blocking=True) for k, v in batch.items()}
+        if config.synthesis_on == "loader":
+            return moved
+        randomness = Randomness((config.seed, step, index, 3), process.device)
+        return finish_batch(moved, randomness, config.sampler, config.model.preprocessing)
+
+    return Stage(module, model, stream, prepare, lambda: initialise(model, config.init_from, config.stage))
+
+
+def _compile_blocks(model: nn.Module) -> None:
+    """Compiles the blocks that repeat: little to compile, and no quarrel with distributed wrappers."""
+    for part in model.modules():
+        if isinstance(part, (TransformerBlock, TwoWayBlock, ResidualBlock)):
+            part.compile(dynamic=isinstance(part, TwoWayBlock) or None)

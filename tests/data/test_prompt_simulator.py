@@ -1,0 +1,198 @@
+"""Simulated prompts lie where a user would put them, for each object alone, and the same seed gives the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from promptseg.data.prompt_simulator import (
+    PromptSimulatorConfig,
+    bounds,
+    box_mean,
+    correct,
+    corrupt_mask,
+    dilate,
+    draw_boxes,
+    draw_indices,
+    halve,
+    region_depth,
+    sample_points,
+    sample_several,
+    values_at,
+)
+from promptseg.data.randomness import Randomness
+from promptseg.data.stroke_simulator import draw_lines, draw_plane_strokes, draw_strokes
+
+SIZE = 32
+
+
+def balls(count: int = 3, size: int = SIZE) -> torch.Tensor:
+    """(count, size, size, size) bool, balls of different places and radii."""
+    grid = torch.stack(torch.meshgrid(*[torch.arange(size)] * 3, indexing="ij"), dim=-1).float()
+    return torch.stack([(grid - 10 - 3 * n).norm(dim=-1) < 5 + n for n in range(count)])
+
+
+def test_the_deepest_point_of_a_ball_is_near_its_centre():
+    points, found = sample_points(balls(), None)
+    assert found.all()
+    for n, point in enumerate(points):
+        assert (point.float() - 10 - 3 * n).norm() < 2.5
+
+
+def test_points_lie_in_their_region_and_prefer_its_depth():
+    region = balls(1).expand(200, -1, -1, -1)
+    points, _ = sample_points(region, Randomness((1,)), 0.0)
+    assert values_at(region, points[:, None]).all()
+    distance = (points.float() - 10).norm(dim=1)
+    grid = balls(1)[0].nonzero().float()
+    assert distance.mean() < 0.95 * (grid - 10).norm(dim=1).mean(), "nearer to the centre than voxels are on average"
+    assert distance.unique().numel() > 10
+
+
+def test_an_empty_region_is_reported_not_clicked():
+    region = torch.zeros(2, SIZE, SIZE, SIZE, dtype=torch.bool)
+    region[1, 4, 5, 6] = True
+    points, found = sample_several(region, Randomness((1,)), 0.5, 3)
+    assert found.tolist() == [False, True]
+    assert (points[1] == torch.tensor([4, 5, 6])).all()
+
+
+def test_a_correction_says_which_side_of_the_object_was_wrong():
+    target = balls(3)
+    predicted = target.clone()
+    predicted[0] = False  # missed
+    predicted[1] |= balls(3)[2]  # too much
+    points, labels = correct(target, predicted, Randomness((2,)))
+    assert labels.tolist() == [1, 0, -1]
+    assert target[0][tuple(points[0])] and not target[1][tuple(points[1])]
+
+
+def test_objects_do_not_depend_on_their_neighbours_in_the_batch():
+    """Deterministic clicks of a batch are those of each object alone."""
+    region = balls()
+    together, _ = sample_points(region, None)
+    alone = torch.cat([sample_points(region[n : n + 1], None)[0] for n in range(3)])
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda r: sample_points(balls(), r, 0.5)[0],
+        lambda r: draw_boxes(balls(), r, PromptSimulatorConfig()),
+        lambda r: corrupt_mask(balls(), r),
+        lambda r: draw_strokes(balls(), sample_points(balls(), None)[0], ["scribble", "lasso", "scribble"], r)[0],
+    ],
+)
+def test_the_same_seed_gives_the_same_prompts_and_another_seed_others(draw):
+    assert torch.equal(draw(Randomness((5, 1))), draw(Randomness((5, 1))))
+    assert not torch.equal(draw(Randomness((5, 1))), draw(Randomness((6, 1))))
+    first, second = (Randomness.of(torch.Generator().manual_seed(3), "cpu") for _ in range(2))
+    assert torch.equal(draw(first), draw(second))
+
+
+def test_bounds_are_those_of_the_voxels():
+    masks = balls()
+    low, high = bounds(masks)
+    for n, mask in enumerate(masks):
+        voxels = mask.nonzero()
+        assert torch.equal(low[n], voxels.min(0).values.float())
+        assert torch.equal(high[n], voxels.max(0).values.float() + 1)
+
+
+def test_boxes_without_jitter_are_tight_and_flat_ones_bound_their_slice():
+    masks = balls()
+    exact = PromptSimulatorConfig(flat_box_share=0.0, box_jitter=0.0)
+    assert torch.equal(draw_boxes(masks, Randomness((1,)), exact), torch.cat(bounds(masks), dim=1))
+    flat = draw_boxes(masks, Randomness((1,)), dataclasses.replace(exact, flat_box_share=1.0))
+    for mask, box in zip(masks, flat.long(), strict=True):
+        sides = box[3:] - box[:3]
+        axis = int(sides.argmin())
+        assert sides[axis] == 1
+        voxels = mask.select(axis, int(box[axis])).nonzero()
+        others = [a for a in range(3) if a != axis]
+        assert torch.equal(box[others], voxels.min(0).values)
+        assert torch.equal(box[[o + 3 for o in others]], voxels.max(0).values + 1)
+
+
+def test_a_box_of_an_object_that_the_crop_cuts_reaches_beyond_it():
+    cut = torch.zeros(64, SIZE, SIZE, SIZE, dtype=torch.bool)
+    cut[:, :10, 10:20, 10:20] = True
+    box = draw_boxes(cut, Randomness((1,)), PromptSimulatorConfig(flat_box_share=0.0, box_jitter=0.0))
+    assert (box[:, 0] <= 0).all() and (box[:, 0] < -4).any()
+    assert (box[:, 3] == 10).all() and (box[:, 1] == 10).all()
+    assert (box[:, 3:] > box[:, :3]).all()
+
+
+def test_strokes_stay_in_their_region_and_key_points_on_the_stroke():
+    region = balls(4)
+    start = sample_points(region, None)[0]
+    for strokes, keys in (
+        draw_lines(region, start, Randomness((3,))),
+        draw_plane_strokes(region, start, ["centreline", "contour", "contour", "centreline"], Randomness((4,))),
+        draw_strokes(region, start, ["scribble"] * 4, Randomness((5,))),
+    ):
+        assert ((strokes > 0) <= region).all()
+        assert (strokes.flatten(1).amax(dim=1) == 1).all()
+        assert values_at(strokes, keys).bool().all()
+        assert strokes.flatten(1).sum(1).lt(region.flatten(1).sum(1)).all()
+
+
+def test_a_lasso_lies_on_one_slice_and_covers_most_of_it():
+    region = balls(4)
+    strokes, keys = draw_strokes(region, sample_points(region, None)[0], ["lasso"] * 4, Randomness((6,)))
+    for stroke, mask, points in zip(strokes, region, keys, strict=True):
+        sides = bounds(stroke[None] > 0)
+        axis = int((sides[1] - sides[0])[0].argmin())
+        assert (sides[1] - sides[0])[0, axis] == 1
+        place = int(sides[0][0, axis])
+        drawn, actual = stroke.select(axis, place) > 0, mask.select(axis, place)
+        assert (drawn & actual).sum() > 0.7 * (drawn | actual).sum()
+        assert (points[:, axis] == place).all()
+
+
+def test_a_stroke_in_an_empty_region_is_its_start():
+    region = torch.zeros(1, SIZE, SIZE, SIZE, dtype=torch.bool)
+    start = torch.tensor([[3, 4, 5]])
+    for kind in ("scribble", "lasso"):
+        strokes, keys = draw_strokes(region, start, [kind], Randomness((1,)))
+        assert strokes.sum() == 0 and (keys == start).all()
+
+
+def test_a_corrupted_mask_is_recognisable_and_wrong():
+    target = balls()
+    overlap = []
+    for seed in range(8):
+        found = corrupt_mask(target, Randomness((seed,))) > 0
+        overlap += (
+            2 * (found & target).flatten(1).sum(1) / (found.flatten(1).sum(1) + target.flatten(1).sum(1))
+        ).tolist()
+    assert 0.3 < np.mean(overlap) < 0.95 and max(overlap) < 1
+
+
+def test_sums_by_slices_are_the_poolings_they_replace():
+    x = torch.rand(2, 8, 10, 12, generator=torch.Generator().manual_seed(0))
+    pooled = torch.nn.functional.avg_pool3d(x, 5, stride=1, padding=2)
+    torch.testing.assert_close(box_mean(x, 5), pooled)
+    torch.testing.assert_close(halve(x), torch.nn.functional.avg_pool3d(x, 2))
+    assert torch.equal(dilate(x), torch.nn.functional.max_pool3d(x, 3, stride=1, padding=1))
+    share, depth = region_depth(x > 0.5)
+    assert share.shape == depth.shape == (2, 4, 5, 6)
+
+
+def test_indices_are_drawn_by_weight():
+    weights = torch.tensor([[1.0, 0.0, 3.0], [0.0, 5.0, 0.0]])
+    drawn = draw_indices(weights, Randomness((1,)), 4000)
+    assert (drawn[1] == 1).all()
+    assert (drawn[0] == 1).sum() == 0
+    assert (drawn[0] == 2).float().mean().item() == pytest.approx(0.75, abs=0.03)
+
+
+def test_shares_that_contradict_each_other_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"box_share=0.7 and mask_share=0.6"):
+        PromptSimulatorConfig(box_share=0.7, mask_share=0.6)
+    with pytest.raises(ValueError, match="flat_box_share=2"):
+        PromptSimulatorConfig(flat_box_share=2)

@@ -1,0 +1,120 @@
+"""Drawn label maps hold the shapes they are named for; batches on the device are functions of their key."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from promptseg.data.batch_synthesis import PAINTED, REAL, SYNTHETIC, UNLABELLED, choose_objects, finish_batch
+from promptseg.data.randomness import Randomness
+from promptseg.data.sampler import SamplerConfig
+from promptseg.data.supervoxels import supervoxels
+from promptseg.data.synthesis import (
+    FIRST_BACKGROUND,
+    FIRST_ELLIPSOID,
+    FIRST_TUBE,
+    add_ellipsoids,
+    draw_balls,
+    draw_tree,
+    noise_labels,
+    paint,
+    shape_labels,
+    split_background,
+)
+from promptseg.preprocessing import PreprocessingConfig
+
+SIZE = 24
+
+
+def test_blobs_fill_the_volume_and_touch():
+    labels = noise_labels(Randomness((1,)), 2, SIZE)
+    assert labels.shape == (2, SIZE, SIZE, SIZE)
+    assert labels.min() == 1 and 3 <= labels.max() <= 9
+
+
+def test_some_ellipsoids_are_nested():
+    labels = add_ellipsoids(torch.zeros(8, SIZE, SIZE, SIZE, dtype=torch.long), Randomness((2,)), np.full(8, 5))
+    shells = [(int(v) - FIRST_ELLIPSOID) % 2 for v in labels.unique() if v > 0]
+    assert 0 in shells and 1 in shells
+
+
+def test_balls_are_the_voxels_within_their_radius():
+    points = torch.tensor([[5, 6, 7], [12, 12, 12], [1, 1, 1]])
+    radii, volume = torch.tensor([2.5, 4.0, 3.0]), torch.tensor([0, 0, 1])
+    drawn = draw_balls(points, radii, volume, 2, SIZE)
+    grid = torch.stack(torch.meshgrid(*[torch.arange(SIZE)] * 3, indexing="ij"), dim=-1).float()
+    inside = [(grid - p).norm(dim=-1) <= r for p, r in zip(points, radii, strict=True)]
+    assert torch.equal(drawn, torch.stack([inside[0] | inside[1], inside[2]]))
+
+
+def test_a_tree_is_connected_and_thins_out():
+    points, radii = draw_tree(np.random.default_rng(3), 64)
+    assert len(points) == len(radii) >= 15
+    assert radii.max() == radii[0] <= 5
+    gaps = np.array([np.linalg.norm(points[:n] - p, axis=1).min() for n, p in enumerate(points) if n])
+    assert gaps.max() < 1.5
+
+
+def test_every_label_map_holds_an_object():
+    labels = shape_labels(Randomness((4,)), 24, SIZE)
+    assert (labels.flatten(1).amax(dim=1) > 0).all()
+    assert labels.max() < FIRST_BACKGROUND
+    assert (labels >= FIRST_TUBE).any() and (labels == 0).any()
+
+
+def test_background_is_split_without_touching_labels():
+    labels = torch.zeros(6, SIZE, SIZE, SIZE, dtype=torch.long)
+    labels[:, 4:9, 4:9, 4:9] = 3
+    split = split_background(labels, Randomness((5,)))
+    assert torch.equal(split == 3, labels == 3)
+    assert (split >= FIRST_BACKGROUND).any()
+
+
+def test_a_painting_shows_its_labels():
+    labels = noise_labels(Randomness((6,)), 4, SIZE)
+    image = paint(labels, Randomness((7,)))
+    assert image.shape == labels.shape and image.isfinite().all()
+    within = torch.stack([image[n][labels[n] == 1].std() for n in range(4)])
+    assert within.mean() < image.flatten(1).std(dim=1).mean()
+
+
+def test_supervoxels_cover_the_image_and_follow_its_edges():
+    image = torch.zeros(1, SIZE, SIZE, SIZE)
+    image[:, : SIZE // 2] = 1.0
+    labels = supervoxels(image + 0.01 * torch.randn(image.shape), Randomness((8,)))
+    assert labels.min() >= 1 and labels.unique().numel() >= 4
+    purity = [max((image[labels == v] > 0.5).float().mean().item(), 1 - (image[labels == v] > 0.5).float().mean().item()) for v in labels.unique()]  # fmt: skip  # noqa: E501
+    assert np.mean(purity) > 0.9
+
+
+def test_chosen_objects_are_unions_of_labels_and_differ_within_a_crop():
+    labels = shape_labels(Randomness((9,)), 6, SIZE)
+    config = SamplerConfig(crop_size=SIZE, objects_per_crop=2, merge_share=0.0, min_object_voxels=8)
+    targets = choose_objects(labels, Randomness((10,)), config)
+    assert targets.shape == (6, 2, SIZE, SIZE, SIZE) and targets.flatten(2).any(dim=2).all()
+    for row in range(6):
+        for target in targets[row]:
+            inside, outside = labels[row][target].unique(), labels[row][~target].unique()
+            assert not set(inside.tolist()) & set(outside.tolist())
+            assert len(inside) <= 2, "an ellipsoid and its core at most"
+    assert sum(torch.equal(a, b) for a, b in targets) <= 1
+
+
+def test_a_batch_is_finished_as_its_key_says_and_real_crops_keep_their_objects():
+    raw = {
+        "image": torch.rand(4, 1, SIZE, SIZE, SIZE) * 2 - 1,
+        "labels": torch.randint(0, 4, (4, SIZE, SIZE, SIZE), dtype=torch.uint8),
+        "targets": torch.zeros(4, 1, SIZE, SIZE, SIZE, dtype=torch.bool),
+        "spacing_mm": torch.ones(4, 3),
+        "kind": torch.tensor([REAL, PAINTED, SYNTHETIC, UNLABELLED]),
+    }
+    raw["targets"][:2, :, 3:9, 3:9, 3:9] = True
+    before = {k: v.clone() for k, v in raw.items()}
+    config = SamplerConfig(crop_size=SIZE)
+    first, again, other = (finish_batch(raw, Randomness((1, n)), config, PreprocessingConfig()) for n in (0, 0, 1))
+    assert all(torch.equal(raw[k], before[k]) for k in raw), "what the loader gave is not written to"
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not torch.equal(first["image"], other["image"])
+    assert torch.equal(first["targets"][:2], raw["targets"][:2])
+    assert first["targets"][2:].flatten(1).any(dim=1).all()
+    assert first["image"].abs().max() <= 1

@@ -1,0 +1,90 @@
+"""A 2D transformer in the 3D encoder: same weights, same answer on volumes that are constant along an axis."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from promptseg.models import ModelConfig, PromptableModel
+from promptseg.models.inflate import inflate_patch_embedding, inflate_transformer
+
+SIZES = {"stem_channels": (8, 8, 8), "stem_depths": (1, 1, 1), "decoder_channels": (8, 8, 8), "num_heads": 2}
+
+
+def make_vit(depth: int = 3, **changes) -> nn.Module:
+    """An untrained timm transformer whose biases and norms are not trivial."""
+    timm_vit = pytest.importorskip("timm.models.vision_transformer")
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": depth, "num_heads": 2, "num_classes": 0}
+    vit = timm_vit.VisionTransformer(**{**sizes, **changes})
+    for parameter in vit.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return vit.eval()
+
+
+def make_encoder(depth: int = 2, **changes):
+    torch.manual_seed(1)
+    return PromptableModel(ModelConfig(**{**SIZES, "embed_dim": 24, "depth": depth, **changes})).eval().image_encoder
+
+
+@pytest.mark.parametrize("init_values", [None, 0.1])
+def test_a_volume_constant_along_an_axis_gives_the_2d_answer_in_every_slice(init_values):
+    vit, encoder = make_vit(init_values=init_values), make_encoder(depth=3)
+    inflate_transformer(encoder, vit)
+    tokens = torch.randn(1, 4, 24)  # of one slice
+    slices = 3
+    volume = tokens.repeat(1, slices, 1)
+    with torch.no_grad():
+        expected, found = tokens, volume
+        for block in vit.blocks:
+            expected = block(expected)
+        for block in encoder.blocks:
+            found = block(found)
+        expected, found = vit.norm(expected), encoder.norm(found)
+    for part in found.split(4, dim=1):
+        torch.testing.assert_close(part, expected, atol=2e-4, rtol=1e-3)
+
+
+def test_shapes_stay_and_statistics_come_over():
+    vit, encoder = make_vit(), make_encoder()
+    shapes = {k: v.shape for k, v in encoder.state_dict().items()}
+    stem = encoder.stem.weight.clone()
+    last = encoder.norm.weight.clone()
+    assert inflate_transformer(encoder, vit) == "2 of 3 blocks, 24 wide"
+    assert {k: v.shape for k, v in encoder.state_dict().items()} == shapes
+    ours = torch.cat([getattr(encoder.blocks[0].attention, n).weight for n in ("query", "key", "value")])
+    assert torch.equal(ours, vit.blocks[0].attn.qkv.weight)
+    assert encoder.blocks[1].mlp.fc1.weight.std() == vit.blocks[1].mlp.fc1.weight.std()
+    assert torch.equal(encoder.stem.weight, stem) and torch.equal(encoder.norm.weight, last), "what does not map stays"
+
+
+def test_a_patch_embedding_gives_the_2d_answer_on_grey_slices():
+    weight = torch.randn(5, 3, 8, 8)
+    image = torch.randn(1, 1, 16, 16)
+    expected = nn.functional.conv2d(image.expand(-1, 3, -1, -1), weight, stride=8)
+    volume = image[:, :, None].expand(-1, -1, 16, -1, -1)
+    found = nn.functional.conv3d(volume, inflate_patch_embedding(weight, 8), stride=8)
+    for slab in found.unbind(dim=2):
+        torch.testing.assert_close(slab, expected, atol=1e-4, rtol=1e-4)
+    two = inflate_patch_embedding(weight, 8, in_channels=2)
+    torch.testing.assert_close(two.sum(dim=1, keepdim=True), inflate_patch_embedding(weight, 8))
+
+
+@pytest.mark.parametrize(
+    ("vit", "encoder", "message"),
+    [
+        ({"depth": 1}, {}, "1 blocks, the encoder 2"),
+        ({"embed_dim": 48}, {}, "set model.embed_dim=48"),
+        ({"mlp_ratio": 2.0}, {}, "set model.mlp_ratio to 2"),
+        ({"qk_norm": True}, {}, "normalises queries"),
+    ],
+)
+def test_other_sizes_are_refused_with_both_named(vit, encoder, message):
+    with pytest.raises(ValueError, match=message):
+        inflate_transformer(make_encoder(**encoder), make_vit(**vit))
+
+
+def test_other_models_are_refused():
+    with pytest.raises(ValueError, match="Linear is not a timm VisionTransformer"):
+        inflate_transformer(make_encoder(), nn.Linear(1, 1))

@@ -1,0 +1,82 @@
+"""Episodes mix prompts by object, repeat under their key, and end with clicks that inference would make."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from promptseg.data.prompt_simulator import PromptSimulatorConfig
+from promptseg.data.randomness import Randomness
+from promptseg.models import PromptableModel
+from promptseg.training.episode import correct_episode, open_episode, round_loss, run_episode
+
+CONFIG = PromptSimulatorConfig(scribble_share=0.3, lasso_share=0.2)
+
+
+def balls(count: int) -> torch.Tensor:
+    grid = torch.stack(torch.meshgrid(*[torch.arange(32)] * 3, indexing="ij"), dim=-1).float()
+    return torch.stack([(grid - 12 - n % 8).norm(dim=-1) < 6 for n in range(count)])
+
+
+def test_each_object_opens_with_prompts_of_its_own_and_only_lone_clicks_are_ambiguous():
+    state = open_episode(balls(24), Randomness((1,)), CONFIG)
+    assert state.boxes is not None and state.box_is_present is not None
+    assert state.mask_is_present is not None and state.strokes is not None and state.is_ambiguous is not None
+    has_stroke = state.strokes.flatten(1).any(dim=1)
+    explained = state.box_is_present[:, 0] | state.mask_is_present | has_stroke
+    assert torch.equal(state.is_ambiguous, ~explained)
+    assert 0 < int(state.is_ambiguous.sum()) < 24
+    assert ((state.labels >= 0).any(dim=1) | state.box_is_present[:, 0] | state.mask_is_present).all()
+
+
+def test_corrections_accumulate_and_lie_on_errors_of_their_sign():
+    target = balls(12)
+    state = open_episode(target, Randomness((2,)), CONFIG)
+    before = state.points.shape[1]
+    logits = torch.where(target.roll(4, dims=1), 1.0, -1.0)
+    correct_episode(state, logits, Randomness((3,)), CONFIG)
+    assert state.points.shape[1] > before and not state.ambiguous
+    for row in range(12):
+        for point, label in zip(state.points[row, before:].long(), state.labels[row, before:], strict=True):
+            if label >= 0:
+                assert target[row][tuple(point)] == bool(label) and (logits[row][tuple(point)] > 0) != bool(label)
+    assert (state.labels[:, before:] >= 0).any(dim=1).all()
+
+
+def test_corrections_are_asked_for_without_the_mask_as_often_as_said_and_always_with_it_by_the_deterministic_user():
+    config = PromptSimulatorConfig(mask_dropout=0.5)
+    state = open_episode(balls(64), Randomness((1,)), config)
+    correct_episode(state, torch.zeros_like(state.target, dtype=torch.float32), Randomness((2,)), config)
+    assert state.mask_is_present is not None and 16 < int(state.mask_is_present.sum()) < 48
+    correct_episode(state, torch.zeros_like(state.target, dtype=torch.float32), None, config)
+    assert state.mask_is_present.all()
+
+
+def test_an_episode_repeats_under_its_key_and_without_randomness(make_config):
+    torch.manual_seed(0)
+    model = PromptableModel(make_config().model).eval()
+    targets = balls(2)[:, None]
+    with torch.no_grad():
+        embedding = model.encode_image(targets.float(), torch.ones(2, 3))
+        first, again, other = (run_episode(model, embedding, targets, 3, Randomness((k,)), CONFIG) for k in (1, 1, 2))
+        exact = [run_episode(model, embedding, targets, 2, None, CONFIG) for _ in range(2)]
+    assert first.loss == again.loss and first.loss != other.loss
+    assert len(first.dice) == 3
+    assert torch.equal(exact[0].logits, exact[1].logits) and exact[0].logits.shape == (2, 2, 32, 32, 32)
+    assert (exact[0].points[:, 0] - torch.tensor([[12.0], [13.0]])).abs().max() <= 2
+
+
+@pytest.mark.parametrize("ambiguous", [True, False])
+def test_one_flag_for_all_objects_is_the_same_as_one_for_each(make_config, ambiguous):
+    torch.manual_seed(0)
+    model = PromptableModel(make_config().model).eval()
+    targets = balls(3)[:, None]
+    with torch.no_grad():
+        embedding = model.encode_image(targets.float(), torch.ones(3, 3))
+        state = open_episode(targets[:, 0], None, CONFIG)
+        output = model.decode(embedding, state.batch(3), multimask=True)
+        loss, best = round_loss(output, targets[:, 0], ambiguous)
+        each, best_each = round_loss(output, targets[:, 0], torch.full((3,), ambiguous))
+    assert loss == each and torch.equal(best, best_each)
+    assert ambiguous or not np.any(best.numpy())

@@ -1,0 +1,174 @@
+"""A run that is killed, stopped, or spread differently goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from promptseg.models.pretrained import load_pretrained
+from promptseg.safe_loading import read_tensors
+from promptseg.training.config import PretrainConfig
+from promptseg.training.distributed import start, whole
+from promptseg.training.loop import Trainer, pretrain, setup
+from promptseg.training.optimisation import optimizer_tensors
+
+FORK = multiprocessing.get_context("fork")
+
+
+def _weights(config: PretrainConfig) -> dict[str, torch.Tensor]:
+    return read_tensors(Path(config.out_dir) / "weights" / "model.safetensors")
+
+
+def _assert_bit_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name in found:
+        assert torch.equal(found[name], expected[name]), name
+
+
+def _rows(config: PretrainConfig) -> list[dict]:
+    return [json.loads(line) for line in (Path(config.out_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def _run_and_die_at(config: PretrainConfig, deadly_step: int) -> None:
+    torch.set_num_threads(1)
+    trainer = setup(config)
+    honest = trainer.train_step
+
+    def train_step(batches):
+        if trainer.step == deadly_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return honest(batches)
+
+    trainer.train_step = train_step  # type: ignore[method-assign]
+    trainer.fit()
+
+
+def test_a_run_killed_at_a_random_step_and_resumed_is_bit_equal_to_one_that_was_not(make_config, tmp_path):
+    changes = {"max_steps": 5, "save_every_steps": 2, "accumulation": 2}
+    undisturbed = make_config(out_dir=str(tmp_path / "undisturbed"), **changes)
+    pretrain(undisturbed)
+    killed = make_config(out_dir=str(tmp_path / "killed"), **changes)
+    deadly_step = int(np.random.default_rng().integers(1, 5))
+    child = FORK.Process(target=_run_and_die_at, args=(killed, deadly_step))
+    child.start()
+    child.join(300)
+    assert child.exitcode == -signal.SIGKILL
+    trainer = pretrain(killed)
+    assert trainer.step == 5
+    _assert_bit_equal(_weights(killed), _weights(undisturbed))
+    kept = ("step", "loss", "norm", "lr", "nonfinite_steps")
+    assert [r["step"] for r in _rows(killed)] == [r["step"] for r in _rows(undisturbed)]
+    last, expected = _rows(killed)[-1], _rows(undisturbed)[-1]
+    assert {k: last[k] for k in kept} == {k: expected[k] for k in kept}
+
+
+def test_sigterm_saves_and_the_run_goes_on_from_there(make_config, tmp_path):
+    undisturbed = make_config(out_dir=str(tmp_path / "undisturbed"), max_steps=4)
+    pretrain(undisturbed)
+    config = make_config(max_steps=4)
+    trainer = setup(config)
+    honest = trainer.train_step
+
+    def train_step(batches):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return honest(batches)
+
+    trainer.train_step = train_step  # type: ignore[method-assign]
+    trainer.fit()
+    assert trainer.step == 1
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    resumed = setup(config)
+    assert resumed.step == 1
+    resumed.fit()
+    _assert_bit_equal(_weights(config), _weights(undisturbed))
+
+
+def _stop_on_rank_1(config: PretrainConfig) -> tuple[int, bool]:
+    trainer = Trainer(config, start("cpu"))
+    if trainer.process.rank == 1:
+        trainer.stop_requested = True
+    trainer.fit()
+    return trainer.step, (Path(config.out_dir) / "checkpoints" / "latest").exists()
+
+
+def test_a_stop_signal_to_one_process_saves_and_stops_all(make_config, run_processes):
+    assert run_processes(2, _stop_on_rank_1, make_config(parallel="fsdp")) == [(1, True), (1, True)]
+
+
+def _resume(config: PretrainConfig) -> tuple[int, dict, dict, dict]:
+    trainer = setup(config)
+    weights = {k: whole(v).detach().numpy().copy() for k, v in trainer.model.state_dict().items()}
+    average = {k: whole(v).numpy().copy() for k, v in trainer.average.tensors.items()}
+    states = optimizer_tensors(trainer.model, trainer.optimizer)
+    moments = {name: whole(state["exp_avg"]).numpy().copy() for name, state in states.items()}
+    trainer.fit()
+    return trainer.step, weights, average, moments
+
+
+def test_a_sharded_run_resumes_on_one_process_and_back(make_config, run_processes):
+    config = make_config(max_steps=2, parallel="fsdp")
+    run_processes(2, _resume, config)
+    exported = _weights(config)
+    alone = _resume(dataclasses.replace(config, max_steps=3))
+    assert alone[0] == 3
+    assert all(np.array_equal(average, exported[name]) for name, average in alone[2].items())
+    assert any(moment.any() for moment in alone[3].values())
+    again = run_processes(2, _resume, dataclasses.replace(config, max_steps=3))
+    single = _resume(dataclasses.replace(config, max_steps=3))
+    for part in again:
+        for found, expected in zip(part[1:], single[1:], strict=True):
+            assert found.keys() == expected.keys()
+            assert all(np.array_equal(found[k], expected[k]) for k in found)
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_then_stop_the_run(make_config):
+    config = make_config(max_nonfinite_steps=1)
+    trainer = setup(config)
+    batches = next(trainer._steps())
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    broken = [{**b, "image": torch.full_like(b["image"], float("nan"))} for b in batches]
+    trainer.train_step(broken)
+    assert (trainer.step, trainer.nonfinite_steps) == (1, 1)
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+    with pytest.raises(RuntimeError, match="more than 1 steps"):
+        trainer.train_step(broken)
+    saved = torch.load(Path(config.out_dir) / "nonfinite_batch_0.pt", weights_only=True)
+    assert saved["step"] == 1 and saved["batches"][0]["image"].isnan().all()
+
+
+def test_a_run_leaves_a_loadable_model_a_log_pictures_and_few_checkpoints(make_config):
+    config = make_config(
+        max_steps=4, save_every_steps=1, validation={"every": 2, "crops_per_group": 2, "clicks": 2, "pictures": 1}
+    )
+    trainer = pretrain(config)
+    out_dir = Path(config.out_dir)
+    model, _ = load_pretrained(out_dir / "weights")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, trainer.average.tensors[name]), name
+    assert sorted(p.name for p in (out_dir / "checkpoints").iterdir()) == ["latest", "step-00000003", "step-00000004"]
+    measured = [r for r in _rows(config) if "val_dice2" in r]
+    assert [r["step"] for r in measured] == [2, 4]
+    assert 0 <= measured[0]["val_dice1/balls"] <= 1
+    assert [p.name for p in sorted(out_dir.glob("pictures/*/*.png"))] == ["00.png", "00.png"]
+
+
+def test_a_run_is_not_touched_by_resume_never_nor_silently_replaced(make_config):
+    config = make_config(max_steps=1, decay_start=1)
+    pretrain(config)
+    with pytest.raises(ValueError, match="holds a run at step 1"):
+        setup(config, resume="never")
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, embed_dim=48))
+    with pytest.raises(ValueError, match="does not fit this configuration"):
+        setup(other)
+    started = time.monotonic()
+    assert pretrain(config).step == 1, "a finished run has nothing left to do"
+    assert time.monotonic() - started < 60
