@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from promptseg.data.parallel import run_isolated
+
+
+@pytest.fixture(autouse=True)
+def workers_find_this_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh process imports ``work`` by this module's name, whose root no installed package is on."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2])  # handed on to every process
 
 
 def work(item: int) -> int:
