@@ -1,6 +1,6 @@
 """The promptable model and its parts."""
 
-from .config import ModelConfig
+from .config import ModelConfig, TextTerm
 from .image_encoder import ImageEmbedding, ImageEncoder
 from .mask_decoder import DecoderOutput, MaskDecoder
 from .prompt_encoder import EncodedPrompts, PromptBatch, PromptEncoder
@@ -16,4 +16,5 @@ __all__ = [
     "PromptBatch",
     "PromptEncoder",
     "PromptableModel",
+    "TextTerm",
 ]

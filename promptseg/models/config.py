@@ -15,6 +15,18 @@ ARCHITECTURE = "promptseg-1"
 
 
 @dataclass(frozen=True)
+class TextTerm:
+    """A structure that weights were trained to find by its name."""
+
+    name: str
+    """Vocabulary term with its side and level, such as ``left hippocampus``."""
+    extent_mm: float
+    """Median of its largest side in the training cases, in millimetres: the scale at which it is drawn."""
+    cases: int = 0
+    """Training cases that showed it."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Sizes of a :class:`~promptseg.models.PromptableModel`.
 
@@ -54,6 +66,10 @@ class ModelConfig:
     """Entries of the laterality table: none, left, right, both."""
     num_levels: int = 64
     """Entries of the level table (vertebrae, ribs); 0 means none."""
+    text_terms: tuple[TextTerm, ...] = ()
+    """Structures that the weights were trained to find by name; empty: the weights do not understand text."""
+    text_encoder: str = ""
+    """Digest of the sentence encoder whose embeddings text prompts were trained with; empty where there are none."""
     activation_checkpointing: bool = False
     """Recompute transformer blocks in the backward pass, to save memory in training."""
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
@@ -67,6 +83,8 @@ class ModelConfig:
             if len(value) != 3 or min(value) < (name != "stem_depths"):
                 raise ValueError(f"{name}={value}: expected three positive integers, for strides 2, 4 and 8")
             object.__setattr__(self, name, value)
+        terms = tuple(TextTerm(**t) if isinstance(t, dict) else t for t in self.text_terms)
+        object.__setattr__(self, "text_terms", terms)
         if isinstance(self.preprocessing, dict):
             object.__setattr__(self, "preprocessing", PreprocessingConfig(**self.preprocessing))
         if self.tile_size < 16 or self.tile_size % 16:
