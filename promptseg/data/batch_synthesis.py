@@ -34,13 +34,13 @@ def finish_batch(
 
     Args:
         raw: ``image`` (B, 1, D, H, W), ``labels`` (B, D, H, W) uint8, ``targets`` (B, P, D, H, W) bool, ``spacing_mm``
-            (B, 3), all on the randomness's device; ``kind`` (B,) int64.
+            (B, 3), all on the randomness's device; ``kind`` (B,) int64. Others are handed through.
         randomness: source.
         config: how samples are drawn.
         preprocessing: the model's.
 
     Returns:
-        ``image``, ``targets`` and ``spacing_mm``.
+        The same without ``labels`` and ``kind``.
     """
     image, targets = raw["image"][:, 0].clone(), raw["targets"].clone()
     kinds = raw["kind"].cpu().numpy()
@@ -62,7 +62,8 @@ def finish_batch(
     strength = config.augmentation * (0.5 + 0.5 * is_painted)
     image = acquire(image, randomness, strength)
     image = remap(image, randomness, preprocessing, 0 * strength + config.augmentation)
-    return {"image": image[:, None], "targets": targets, "spacing_mm": raw["spacing_mm"]}
+    rest = {name: tensor for name, tensor in raw.items() if name not in ("labels", "kind")}
+    return {**rest, "image": image[:, None], "targets": targets}
 
 
 def choose_objects(labels: Tensor, randomness: Randomness, config: SamplerConfig) -> Tensor:

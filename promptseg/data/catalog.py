@@ -186,6 +186,8 @@ class Catalog:
     """(term, label values) pairs: further structures that are unions of labels, such as a kidney with its tumour."""
     annotated: tuple[str, ...] | None = None
     """Terms that are annotated; None: all. A term that is not is unknown in the image, never background."""
+    absent: tuple[str, ...] = ()
+    """Terms of other data sets that are certainly not in these images, such as a lung in a head."""
     complete: bool = True
     """Whether every instance of the annotated terms is labelled."""
     instances: bool = False

@@ -190,6 +190,7 @@ def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
         "folds": tuple(map(_fold_rule, (given.get("folds") or {}).items())),
         "overrides": tuple(map(_override, given.get("overrides") or ())),
         "ignore": tuple(map(int, given.get("ignore") or ())),
+        "absent": tuple(map(str, given.get("absent") or ())),
         "exclude": tuple(map(str, given.get("exclude") or ())),
     }
     if given.get("annotated") is not None:

@@ -16,6 +16,7 @@ from .randomness import Randomness, RandomSource
 
 if TYPE_CHECKING:
     from .sampler import SamplerConfig
+    from .structures import Structure
 
 TISSUE = 1000
 """Label values from here on are tissue to paint, never an object: what is ignored, or has no term in the catalog."""
@@ -50,6 +51,7 @@ class TrainingVolume:
         objects: label value -> (V, 3) sampled foreground voxels.
         extents_mm: label value -> largest side of the label's box.
         names: label value -> name.
+        structures: what can be asked for by name, or is certainly not there.
     """
 
     case: str
@@ -61,6 +63,7 @@ class TrainingVolume:
     objects: dict[int, np.ndarray] = field(default_factory=dict)
     extents_mm: dict[int, float] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    structures: tuple[Structure, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -132,12 +135,16 @@ class CropGeometry:
         matrix_mm: (3, 3), columns are the crop's axes, mm per voxel.
         size: voxels along each axis.
         warp_mm: (size, size, size, 3) displacement, or None.
+        is_upright: axes point as the volume's do, but for a small turn and perhaps left and right swapped.
+        is_mirrored: left and right are swapped.
     """
 
     centre_mm: np.ndarray
     matrix_mm: np.ndarray
     size: int
     warp_mm: np.ndarray | None = None
+    is_upright: bool = False
+    is_mirrored: bool = False
 
     def positions_mm(self) -> np.ndarray:
         """(size, size, size, 3) float32 index-mm positions of the crop's voxels."""
@@ -211,9 +218,13 @@ def draw_geometry(
     matrix = np.eye(3) * spacing * np.exp(rng.normal(0, 0.06, 3))
     if rng.random() < 0.5:
         matrix = random_rotation(rng, config.rotation_degrees) @ matrix
-    if rng.random() < 0.3:
+    is_upright = rng.random() < config.upright_share
+    flips = rng.random(3) < 0.5
+    if is_upright:
+        flips[1:] = False
+    elif rng.random() < 0.3:
         matrix = matrix[:, rng.permutation(3)]
-    matrix = matrix * np.where(rng.random(3) < 0.5, -1, 1)
+    matrix = matrix * np.where(flips, -1, 1)
     if value is None:
         voxel = rng.uniform(0, np.array(volume.shape) - 1)
     else:
@@ -225,7 +236,7 @@ def draw_geometry(
     if rng.random() < 0.3:
         waves = smooth_field(randomness, size, int(rng.integers(3, 6)), 3).permute(1, 2, 3, 0).numpy()
         warp = waves * float(spacing * rng.uniform(0.5, 3.0))
-    return CropGeometry(centre, matrix, size, warp)
+    return CropGeometry(centre, matrix, size, warp, is_upright, is_upright and bool(flips[0]))
 
 
 def draw_spacing_mm(

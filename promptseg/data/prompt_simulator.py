@@ -24,6 +24,7 @@ _SHARES = (
     "mask_share",
     "deepest_share",
     "mask_dropout",
+    "text_alone_share",
     "flat_box_share",
 )
 
@@ -48,6 +49,8 @@ class PromptSimulatorConfig:
     """Probability that a click is the deepest point of the error; else drawn with weight by depth."""
     mask_dropout: float = 0.0
     """Probability that a correction is asked for without the mask that it corrects, from all prompts alone."""
+    text_alone_share: float = 0.6
+    """Probability that an object with a name is first asked for by it alone; else with another prompt beside it."""
     flat_box_share: float = 0.25
     """Share of boxes that lie on one slice."""
     box_jitter: float = 0.12

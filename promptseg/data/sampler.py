@@ -17,6 +17,7 @@ from .crops import TISSUE, CropGeometry, TrainingVolume, crop_image, crop_labels
 from .pool import TrainingPool
 from .randomness import Randomness
 from .synthesis import FIRST_BACKGROUND
+from .text_targets import Words, choose_named_targets
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ class SamplerConfig:
     """Smallest side of an object relative to the crop's, where the volume's resolution allows it."""
     largest_ratio: float = 1.5
     """Largest side of an object relative to the crop's."""
+    upright_share: float = 0.5
+    """Share of crops whose axes point as the volume's do, but for a small turn and perhaps left and right swapped. Only
+    these have objects that are asked for by name."""
+    text_share: float = 0.5
+    """Share of upright crops of labelled volumes whose objects are asked for by name, where they have one."""
+    absent_share: float = 0.3
+    """Probability that an object asked for by name, but the first of a crop, is one that the crop does not show."""
     level_share: float = 0.5
     """Share of crops at a spacing of the lattice of tiles that inference reads (finest spacing times a power of two);
     the rest lie anywhere between."""
@@ -97,6 +105,7 @@ class RawSample:
         spacing_mm: (3,) float32.
         kind: see :mod:`promptseg.data.batch_synthesis`.
         source: data set it came from.
+        words: names of the P objects; None where they have none.
     """
 
     image: Tensor
@@ -105,11 +114,13 @@ class RawSample:
     spacing_mm: Tensor
     kind: int
     source: str
+    words: Words | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """What :func:`finish_batch` takes, for a batch of one without its first axis."""
         names = ("image", "labels", "targets", "spacing_mm")
-        return {**{n: getattr(self, n) for n in names}, "kind": torch.tensor(self.kind)}
+        words = Words.none(len(self.targets)) if self.words is None else self.words
+        return {**{n: getattr(self, n) for n in names}, "kind": torch.tensor(self.kind), **words.tensors()}
 
 
 def choose_targets(labels: np.ndarray, primary: int, rng: np.random.Generator, config: SamplerConfig) -> np.ndarray:
@@ -218,7 +229,19 @@ def _draw_labelled(
     is_painted = not volume.levels or rng.random() < config.painted_share
     if is_painted and rng.random() < config.recombined_share:
         labels = _recombine(labels, pool, randomness, config)
-    targets = choose_targets(labels, value, rng, config)
+    named = None
+    if geometry.is_upright and rng.random() < config.text_share:
+        named = choose_named_targets(
+            labels,
+            value,
+            volume.structures,
+            geometry.is_mirrored,
+            rng,
+            config.objects_per_crop,
+            config.min_object_voxels,
+            config.absent_share,
+        )
+    targets, words = named or (choose_targets(labels, value, rng, config), None)
     if not len(targets):
         return None
     spacing = np.linalg.norm(geometry.matrix_mm, axis=0)
@@ -230,6 +253,7 @@ def _draw_labelled(
         torch.from_numpy(spacing).float(),
         PAINTED if is_painted else REAL,
         f"{volume.dataset} (painted)" if is_painted else volume.dataset,
+        words,
     )
 
 
@@ -300,7 +324,8 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         one draws in two micro-batches.
 
         Returns:
-            image (B, 1, D, H, W), targets (B, P, D, H, W), spacing_mm (B, 3); raw ones also labels and kind.
+            image (B, 1, D, H, W), targets (B, P, D, H, W), spacing_mm (B, 3), and the tensors of :class:`Words`
+            (B, P, ...); raw ones also labels and kind.
         """
         step, micro = divmod(number, self.accumulation)
         crop_size, batch_size = self.crops_at(step)

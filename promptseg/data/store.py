@@ -229,6 +229,7 @@ def _merge_datasets(root: Path, catalogs: Sequence[Catalog]) -> dict[str, Any]:
             **{key: getattr(catalog, key) for key in kept},
             "terms": {str(value): name for value, name in catalog.names.items()},
             "unions": {name: list(values) for name, values in catalog.unions},
+            "absent": list(catalog.absent),
             "ignore": list(catalog.ignore),
             "unnamed_values": catalog.unnamed_values,
         }

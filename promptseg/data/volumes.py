@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -27,6 +27,7 @@ from .reading import grid_difference, read_grid
 from .store_case import LABEL_COLUMNS, StoreConfig, index_labels
 from .store_reader import Store, StoreCase
 from .store_views import CaseArray, StoredImage, StoredLabels, renumber
+from .structures import Structure, structures_of
 
 MIN_VOXELS = 8
 """Smaller labels of a case are not drawn as objects."""
@@ -81,6 +82,7 @@ def open_pool(
     preprocessing: PreprocessingConfig,
     fold: str = "train",
     max_cases: int | None = None,
+    skip_empty: bool = False,
 ) -> TrainingPool:
     """The cases of a fold as the sampler's pool, read from the store as they are drawn.
 
@@ -90,23 +92,30 @@ def open_pool(
         preprocessing: the model's.
         fold: which cases; ``validation`` and ``test`` are never trained on.
         max_cases: at most so many cases of a group.
+        skip_empty: leave out groups without cases in the fold, and cases without labels, as validation does.
 
     Raises:
-        ValueError: for a group without cases, or a store prepared with another preprocessing.
+        ValueError: for a group without cases, unless those are skipped; if nothing is left; for a store that was
+            prepared with another preprocessing.
     """
     store = store if isinstance(store, Store) else Store(store)
     groups: dict[str, Any] = {}
     for group in weights:
         dataset, _, modality = group.partition(":")
-        cases = store.select(fold=fold, dataset=dataset, modality=modality or None)[:max_cases]
+        found = store.select(fold=fold, dataset=dataset, modality=modality or None)
+        cases = [case for case in found if len(case.labels) or not skip_empty][:max_cases]
+        if not cases and skip_empty:
+            continue
         if not cases:
             there = ", ".join(sorted({f"{case.dataset}:{case.modality} ({case.fold})" for case in store})) or "nothing"
             raise ValueError(f"group {group!r} has no case of fold {fold!r} in the store, which holds {there}")
         for case in cases:
             check_preprocessing(case, preprocessing)
         groups[group] = StoreVolumes(cases, preprocessing)
-    total = sum(weights.values())
-    return TrainingPool(groups, {group: weight / total for group, weight in weights.items()})
+    if not groups:
+        raise ValueError(f"no case of fold {fold!r} in the store; name data sets in data_weights")
+    total = sum(weights[group] for group in groups)
+    return TrainingPool(groups, {group: weights[group] / total for group in groups})
 
 
 def check_preprocessing(case: StoreCase, preprocessing: PreprocessingConfig) -> None:
@@ -154,7 +163,10 @@ def open_volume(case: StoreCase, preprocessing: PreprocessingConfig) -> Training
         foreground = case.source.table(case.record, "foreground")
         plan = LabelPlan.make(case.record["labels"], foreground, case.shape, case.spacing_mm, case.has_image, wild)
         labels = StoredLabels(CaseArray(case, "label"), plan.low, plan.step, plan.shape, plan.renumbering)
-        return _volume(case, tuple(levels), labels, case.spacing_mm, plan, names)
+        structures = structures_of(
+            names, tuple(info["unions"].items()), info.get("absent", ()), case.annotated, case.complete
+        )
+        return _volume(case, tuple(levels), labels, case.spacing_mm, plan, names, structures)
     return _volume(case, tuple(levels), None, case.spacing_mm, None, {})
 
 
@@ -179,9 +191,9 @@ def load_volume(catalog: Catalog, case: Case, preprocessing: PreprocessingConfig
     wild = wild_values(rows[:, 0].tolist(), catalog.names, catalog.ignore, is_object)
     plan = LabelPlan.make(rows, foreground, array.shape, spacing_mm, image is not None, wild)
     thinned = array[plan.slices]
-    return _volume(
-        case, levels, renumber(np.ascontiguousarray(thinned), plan.renumbering), spacing_mm, plan, catalog.names
-    )
+    structures = structures_of(catalog.names, catalog.unions, catalog.absent, case.annotated, case.complete)
+    renumbered = renumber(np.ascontiguousarray(thinned), plan.renumbering)
+    return _volume(case, levels, renumbered, spacing_mm, plan, catalog.names, structures)
 
 
 def wild_values(
@@ -265,6 +277,7 @@ def _volume(
     spacing_mm: np.ndarray,
     plan: LabelPlan | None,
     names: Mapping[int, str],
+    structures: tuple[Structure, ...] = (),
 ) -> TrainingVolume:
     new_values: dict[int, int] = dict(plan.renumbering) if plan else {}
     entries: list[list[int]] = plan.rows.tolist() if plan else []
@@ -279,4 +292,5 @@ def _volume(
         objects={value: plan.foreground[row[8] : row[9]].astype(np.int16) for value, row in rows} if plan else {},
         extents_mm={value: float(((np.array(row[5:8]) - row[2:5]) * spacing_mm).max()) for value, row in rows},
         names={new_values.get(value, value): name for value, name in names.items()},
+        structures=tuple(replace(s, values=tuple(new_values.get(v, v) for v in s.values)) for s in structures),
     )

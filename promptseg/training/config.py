@@ -42,7 +42,11 @@ class PretrainConfig:
     out_dir: str = "runs/pretrain"
     """Folder for checkpoints, log and weights."""
     data_root: str = "data"
-    """Folder of data sets, each with a ``dataset.json``."""
+    """Folder of data sets, each with a ``catalog.yaml`` or a ``dataset.json``, read into memory."""
+    catalogs: str = ""
+    """Folder of catalogs ``NAME.yaml`` that describe the data sets better than what lies beside them."""
+    store: str = ""
+    """Store of ``promptseg data prepare`` to read crops from, instead of ``data_root``: for data larger than memory."""
     data_weights: dict[str, float] = field(default_factory=dict)
     """Data set (``name`` or ``name:modality``) -> sampling weight."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -13,10 +13,13 @@ from torch.nn import functional as F
 from ..data.prompt_simulator import PromptSimulatorConfig, correct, corrupt_mask, draw_boxes, sample_points
 from ..data.randomness import Randomness, RandomSource
 from ..data.stroke_simulator import draw_strokes
+from ..data.text_targets import Words
 from ..models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
 from ..models.prompt_encoder import ABSENT
 from .losses import dice_score, iou, mask_loss
 
+PRESENCE_WEIGHT, TEXT_PRESENCE_WEIGHT = 0.1, 0.5
+"""Weights of the presence loss, for objects without and with a name."""
 BOX_ALONE_SHARE, MASK_ALONE_SHARE = 0.7, 0.25
 """Share of the boxes, and of the masks, that open an episode without a click beside them."""
 
@@ -34,6 +37,7 @@ class EpisodeState:
         mask_logits: (N, D, H, W) or None, with ``mask_is_present`` (N,).
         ambiguous: some object was given nothing but one click, which may mean several things: candidates are wanted.
         is_ambiguous: (N,) bool: which; None for ``ambiguous`` everywhere.
+        words: names of the objects, for those that have one; they stay over all rounds.
     """
 
     target: Tensor
@@ -46,6 +50,7 @@ class EpisodeState:
     mask_is_present: Tensor | None = None
     ambiguous: bool = True
     is_ambiguous: Tensor | None = None
+    words: Words | None = None
 
     def add_points(self, points: Tensor, labels: Tensor) -> None:
         """Adds (N, k, 3) points and their (N, k) labels."""
@@ -68,6 +73,7 @@ class EpisodeState:
             strokes=unfold(self.strokes),
             mask_logits=unfold(self.mask_logits),
             masks_are_present=unfold(self.mask_is_present),
+            **({} if self.words is None else {k: unfold(v[:, None]) for k, v in self.words.tensors().items()}),
         )
 
 
@@ -90,19 +96,24 @@ class EpisodeResult:
     labels: Tensor
 
 
-def open_episode(target: Tensor, source: RandomSource | None, config: PromptSimulatorConfig) -> EpisodeState:
+def open_episode(
+    target: Tensor, source: RandomSource | None, config: PromptSimulatorConfig, words: Words | None = None
+) -> EpisodeState:
     """First prompts: for each object a click, a box, a stroke, a coarse mask, or a click with one of them.
+
+    One with a name has it beside these, or instead of them; it is all that an object has which is not there.
 
     Args:
         target: (N, D, H, W) bool.
         source: of randomness; None for a click at the deepest point.
         config: how prompts are drawn.
+        words: names of the objects; None where none has one.
     """
     count = len(target)
     randomness = None if source is None else Randomness.of(source, target.device)
     points, found = sample_points(target, randomness, config.deepest_share)
     labels = torch.where(found, 1, ABSENT)[:, None]
-    state = EpisodeState(target, points[:, None].float(), labels)
+    state = EpisodeState(target, points[:, None].float(), labels, words=words)
     if randomness is None:
         return state
     opening, company, stroke = randomness.host.random((3, count))
@@ -122,7 +133,22 @@ def open_episode(target: Tensor, source: RandomSource | None, config: PromptSimu
         add_strokes(state, points, labels[:, 0], target, has_stroke, is_scribble, randomness)
     is_ambiguous = ~(has_box | has_mask | has_stroke)
     state.ambiguous, state.is_ambiguous = bool(is_ambiguous.any()), _on(is_ambiguous, target)
+    if words is not None:
+        is_alone = words.text_is_present & ((randomness.uniform(count) < config.text_alone_share) | ~found)
+        _leave_words_alone(state, is_alone)
+        state.is_ambiguous = state.is_ambiguous & ~words.text_is_present
     return state
+
+
+def _leave_words_alone(state: EpisodeState, is_alone: Tensor) -> None:
+    """Takes back every prompt but its name from the objects (N,) bool that are to be asked for by that alone."""
+    state.labels = torch.where(is_alone[:, None], ABSENT, state.labels)
+    if state.box_is_present is not None:
+        state.box_is_present = state.box_is_present & ~is_alone[:, None]
+    if state.mask_is_present is not None:
+        state.mask_is_present = state.mask_is_present & ~is_alone
+    if state.strokes is not None:
+        state.strokes = state.strokes * ~is_alone[:, None, None, None, None]
 
 
 def _on(flags: np.ndarray, like: Tensor) -> Tensor:
@@ -193,7 +219,9 @@ def correct_episode(
     state.ambiguous, state.is_ambiguous = False, None
 
 
-def round_loss(output: DecoderOutput, target: Tensor, ambiguous: bool | Tensor) -> tuple[Tensor, Tensor]:
+def round_loss(
+    output: DecoderOutput, target: Tensor, ambiguous: bool | Tensor, words: Words | None = None
+) -> tuple[Tensor, Tensor]:
     """Loss of one round, and the index of each object's best candidate.
 
     Args:
@@ -201,6 +229,7 @@ def round_loss(output: DecoderOutput, target: Tensor, ambiguous: bool | Tensor) 
         target: (N, D, H, W) bool.
         ambiguous: the prompt may mean several things, for all or (N,): only the best candidate is pulled to the target,
             and the single mask a little. Without candidates (M = 1) it is not looked at.
+        words: names of the objects; whether something is there at all is a question mostly for those.
 
     Returns:
         scalar loss and (N,) int64.
@@ -223,7 +252,10 @@ def round_loss(output: DecoderOutput, target: Tensor, ambiguous: bool | Tensor) 
     loss = quality_loss + drawn.mean()
     presence = rearrange(output.presence_logits, "b p -> (b p)").float()
     present = target.flatten(1).any(dim=1).float()
-    return loss + 0.1 * F.binary_cross_entropy_with_logits(presence, present), best
+    weight = torch.full_like(presence, PRESENCE_WEIGHT)
+    if words is not None:
+        weight = torch.where(words.text_is_present, TEXT_PRESENCE_WEIGHT, weight)
+    return loss + F.binary_cross_entropy_with_logits(presence, present, weight), best
 
 
 def run_episode(
@@ -233,6 +265,7 @@ def run_episode(
     num_rounds: int,
     randomness: Randomness | None,
     config: PromptSimulatorConfig,
+    words: Words | None = None,
 ) -> EpisodeResult:
     """Plays one episode on encoded tiles.
 
@@ -243,9 +276,10 @@ def run_episode(
         num_rounds: prompts given to each object.
         randomness: source; None for the deterministic user: one click after the other, each at the deepest point.
         config: how prompts are drawn.
+        words: names of the B * P objects; None where none has one.
     """
     num_tiles = targets.shape[0]
-    state = open_episode(rearrange(targets, "b p d h w -> (b p) d h w"), randomness, config)
+    state = open_episode(rearrange(targets, "b p d h w -> (b p) d h w"), randomness, config, words)
     rows = torch.arange(len(state.target), device=targets.device)
     losses: list[Tensor] = []
     scores: list[Tensor] = []
@@ -255,7 +289,7 @@ def run_episode(
         is_ambiguous = torch.full_like(rows, state.ambiguous, dtype=torch.bool)
         if state.is_ambiguous is not None:
             is_ambiguous = state.is_ambiguous
-        loss, best = round_loss(output, state.target, is_ambiguous)
+        loss, best = round_loss(output, state.target, is_ambiguous, words)
         losses.append(loss)
         flat = rearrange(output.mask_logits.detach(), "b p m d h w -> (b p) m d h w").float()
         trusted = rearrange(output.iou_scores.detach(), "b p m -> (b p) m").argmax(dim=1)

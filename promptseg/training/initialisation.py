@@ -7,6 +7,7 @@ import logging
 
 from torch import nn
 
+from ..models.config import TextTerm
 from ..models.image_encoder import ImageEncoder
 from ..models.inflate import inflate_transformer
 from ..models.registry import CONFIG_NAME, WEIGHTS_NAME, resolve
@@ -51,3 +52,11 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
         encoders = {k[len(ENCODER_PREFIX) :]: v for k, v in tensors.items() if k.startswith(ENCODER_PREFIX)}
         load_into(encoder, encoders, f"{folder} (image encoder)")
     logger.info("started from %s (%s)", folder, written_by)
+
+
+def earlier_terms(init_from: str) -> tuple[TextTerm, ...]:
+    """Terms that the weights a run starts from were trained to find by name."""
+    if not init_from or init_from.startswith(TIMM_PREFIX):
+        return ()
+    content = json.loads((resolve(init_from) / CONFIG_NAME).read_text(encoding="utf-8"))
+    return tuple(TextTerm(**term) for term in content.get("model", content).get("text_terms", ()))

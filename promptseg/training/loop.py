@@ -112,7 +112,7 @@ class Trainer:
             return
         folder.mkdir(parents=True, exist_ok=True)
         save_tensors({k: v.cpu() for k, v in tensors.items()}, folder / "model.safetensors")
-        entries = {"model": self.config.model.to_dict(), "stage": self.config.stage, "step": self.step}
+        entries = {"model": self.stage.described.to_dict(), "stage": self.config.stage, "step": self.step}
         with replacing(folder / "config.json") as partial:
             partial.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..data.randomness import Randomness
+from ..data.text_targets import WORD_TENSORS, Words
 from ..models import PromptableModel
 from .episode import EpisodeResult, run_episode
 
 if TYPE_CHECKING:
     from .config import PretrainConfig
 
-_TEXT = re.compile(r"^prompt_encoder\.(text_proj|laterality_embedding|level_embedding)\.")
 _CONDITIONAL = re.compile(r"^(prompt_encoder|mask_decoder)\.")
 
 
@@ -25,7 +25,7 @@ class PromptedTraining(nn.Module):
 
     Which weights an episode uses depends on its prompts: a box uses others than a click. Processes that play different
     episodes would then disagree on which gradients to exchange. So every weight that may be left out takes part with
-    a factor of zero, and those of words, which this training does not teach, take no gradients.
+    a factor of zero.
 
     Args:
         model: on its device.
@@ -36,9 +36,6 @@ class PromptedTraining(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
-        for name, parameter in model.named_parameters():
-            if _TEXT.match(name):
-                parameter.requires_grad_(False)
 
     def forward(
         self, batch: dict[str, Tensor], step: int, index: int = 0, clicks: int = 0
@@ -46,7 +43,8 @@ class PromptedTraining(nn.Module):
         """Plays one episode, a pure function of (seed, step, index) and the weights.
 
         Args:
-            batch: ``image`` (B, 1, D, H, W), ``targets`` (B, P, D, H, W) bool, ``spacing_mm`` (B, 3).
+            batch: ``image`` (B, 1, D, H, W), ``targets`` (B, P, D, H, W) bool, ``spacing_mm`` (B, 3); where there are
+                any, names of the objects, see :class:`~promptseg.data.text_targets.Words`.
             step: of the optimiser; it alone decides the number of rounds, so that processes keep pace.
             index: of this batch within the step, over all processes and micro-steps.
             clicks: for validation: so many clicks, each at the deepest point of the error, without losses.
@@ -63,7 +61,8 @@ class PromptedTraining(nn.Module):
             )
         )
         randomness = Randomness((self.config.seed, step, index, 2), batch["image"].device)
-        result = run_episode(self.model, embedding, batch["targets"], rounds, randomness, self.config.prompts)
+        words = Words(**{name: batch[name].flatten(0, 1) for name in WORD_TENSORS}) if "text" in batch else None
+        result = run_episode(self.model, embedding, batch["targets"], rounds, randomness, self.config.prompts, words)
         return result.loss + self._zero(), {f"dice{i + 1}": score for i, score in enumerate(result.dice)}
 
     def _zero(self) -> Tensor:

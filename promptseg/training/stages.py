@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data.batch_synthesis import finish_batch
-from ..data.pool import load_pool
 from ..data.randomness import Randomness
 from ..data.sampler import SampleStream
-from ..models import PromptableModel
+from ..models import ModelConfig, PromptableModel
 from ..models.image_encoder import TransformerBlock
 from ..models.layers import ResidualBlock
 from ..models.mask_decoder import TwoWayBlock
 from .config import PretrainConfig
 from .distributed import Process
-from .initialisation import initialise
+from .initialisation import earlier_terms, initialise
 from .masked_autoencoder import MaskedAutoencoder
 from .prompted import PromptedTraining
+from .reading import read_pool, with_terms
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Stage:
         stream: micro-batches by number.
         prepare: (batch, step, index) -> the batch on the device, complete.
         initialise: gives a new run its first weights, if the configuration names some.
+        described: the model's configuration as it is exported, with the terms that the data teach.
     """
 
     module: nn.Module
@@ -44,6 +45,7 @@ class Stage:
     stream: Dataset[dict[str, Tensor]]
     prepare: Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
     initialise: Callable[[], None]
+    described: ModelConfig
 
 
 def make_stage(config: PretrainConfig, process: Process) -> Stage:
@@ -64,7 +66,7 @@ def make_stage(config: PretrainConfig, process: Process) -> Stage:
         module = PromptedTraining(promptable, config)
     if config.compile and process.device.type == "cuda":
         _compile_blocks(model)
-    pool = load_pool(config.data_root, config.data_weights, config.model.preprocessing)
+    pool = read_pool(config)
     stream = SampleStream(
         pool,
         config.seed,
@@ -85,7 +87,10 @@ def make_stage(config: PretrainConfig, process: Process) -> Stage:
         randomness = Randomness((config.seed, step, index, 3), process.device)
         return finish_batch(moved, randomness, config.sampler, config.model.preprocessing)
 
-    return Stage(module, model, stream, prepare, lambda: initialise(model, config.init_from, config.stage))
+    described = config.model
+    if config.stage == "prompted" and config.sampler.text_share:
+        described = with_terms(config.model, pool, earlier_terms(config.init_from))
+    return Stage(module, model, stream, prepare, lambda: initialise(model, config.init_from, config.stage), described)
 
 
 def _compile_blocks(model: nn.Module) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.pool import TrainingPool, load_pool
+from ..data.pool import TrainingPool
 from ..data.sampler import Sample, draw_sample
 from .distributed import Process, sum_over_ranks
 from .losses import dice_score
+from .reading import read_pool
 
 if TYPE_CHECKING:
     from .config import PretrainConfig
@@ -60,9 +61,7 @@ class Validator:
     def __init__(self, config: PretrainConfig, process: Process, pool: TrainingPool | None = None) -> None:
         self.config, self.process = config, process
         if pool is None:
-            pool = load_pool(
-                config.data_root, config.data_weights, config.model.preprocessing, "validation", skip_empty=True
-            )
+            pool = read_pool(config, "validation", skip_empty=True)
         self.samples = _draw_fixed(pool, config)
 
     @torch.no_grad()

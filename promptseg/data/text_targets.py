@@ -1,0 +1,94 @@
+"""Objects of a crop that are asked for by name: structures it shows, and structures it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..text import load_bank
+from .structures import Structure
+
+WORD_TENSORS = ("text", "text_laterality", "text_level", "text_is_present")
+
+
+@dataclass(frozen=True)
+class Words:
+    """Names of objects, as the prompt encoder takes them, with the objects' axes in front.
+
+    Attributes:
+        text: (..., D) float32 embeddings.
+        text_laterality: (...) int64.
+        text_level: (...) int64.
+        text_is_present: (...) bool: which objects have a name.
+    """
+
+    text: Tensor
+    text_laterality: Tensor
+    text_level: Tensor
+    text_is_present: Tensor
+
+    @classmethod
+    def none(cls, count: int) -> Words:
+        """For ``count`` objects without names."""
+        zeros = torch.zeros(count, dtype=torch.long)
+        return cls(torch.zeros(count, load_bank().width), zeros, zeros.clone(), zeros.bool())
+
+    @classmethod
+    def draw(cls, structures: Sequence[Structure], rng: np.random.Generator) -> Words:
+        """For named objects; which of a term's synonyms is used is drawn."""
+        return cls(
+            torch.from_numpy(np.stack([structure.draw_words(rng) for structure in structures])),
+            torch.tensor([structure.laterality for structure in structures]),
+            torch.tensor([structure.level for structure in structures]),
+            torch.ones(len(structures), dtype=torch.bool),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return dict(self.__dict__)
+
+
+def choose_named_targets(
+    labels: np.ndarray,
+    primary: int,
+    structures: Sequence[Structure],
+    is_mirrored: bool,
+    rng: np.random.Generator,
+    num_objects: int,
+    min_voxels: int,
+    absent_share: float,
+) -> tuple[np.ndarray, Words] | None:
+    """Draws objects with names.
+
+    Args:
+        labels: (D, H, W) values of an upright crop.
+        primary: value that the first object shall have a part of.
+        structures: of the volume.
+        is_mirrored: left and right of the volume are swapped in the crop.
+        rng: source of randomness.
+        num_objects: P.
+        min_voxels: smallest object.
+        absent_share: probability that an object but the first is a structure that the crop does not show.
+
+    Returns:
+        (P, D, H, W) bool, all False for one that is absent; and the names. None where nothing with a name is there.
+    """
+    values, counts = np.unique(labels, return_counts=True)
+    sizes = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    size_of = {s: sum(sizes.get(value, 0) for value in s.values) for s in structures}
+    shown = [s for s in structures if size_of[s] >= min_voxels]
+    hidden = [s for s in structures if size_of[s] == 0 and s.is_exhaustive]
+    first = [s for s in shown if primary in s.values] or shown
+    if not first:
+        return None
+    chosen = [first[int(rng.integers(len(first)))]]
+    while len(chosen) < num_objects:
+        takes_hidden = bool(hidden) and rng.random() < absent_share
+        candidates = hidden if takes_hidden else [s for s in shown if s not in chosen] or hidden or shown
+        chosen.append(candidates[int(rng.integers(len(candidates)))])
+    targets = np.stack([np.isin(labels, s.values) for s in chosen])
+    return targets, Words.draw([s.mirrored() if is_mirrored else s for s in chosen], rng)
