@@ -53,7 +53,14 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cases.append(
             {"case": name, "fold": fold, "image": f"balls/{name}_image.nii.gz", "label": f"balls/{name}_label.nii.gz"}
         )
-    description = {"name": "balls", "modality": "CT", "licence": "CC0", "citation": "none", "labels": {"1": "large", "2": "small"}, "cases": cases}
+    description = {
+        "name": "balls",
+        "modality": "CT",
+        "licence": "CC0",
+        "citation": "none",
+        "labels": {"1": "large", "2": "small"},
+        "cases": cases,
+    }
     (folder / "dataset.json").write_text(json.dumps(description))
     return root
 

@@ -8,6 +8,7 @@ import torch
 
 from promptseg.data.prompt_simulator import PromptSimulatorConfig
 from promptseg.data.randomness import Randomness
+from promptseg.data.text_targets import Words
 from promptseg.models import PromptableModel
 from promptseg.training.episode import correct_episode, open_episode, round_loss, run_episode
 
@@ -80,3 +81,42 @@ def test_one_flag_for_all_objects_is_the_same_as_one_for_each(make_config, ambig
         each, best_each = round_loss(output, targets[:, 0], torch.full((3,), ambiguous))
     assert loss == each and torch.equal(best, best_each)
     assert ambiguous or not np.any(best.numpy())
+
+
+def _words(present: list[bool]) -> Words:
+    count = len(present)
+    return Words(torch.randn(count, 384), torch.zeros(count).long(), torch.zeros(count).long(), torch.tensor(present))
+
+
+def test_a_name_comes_alone_or_beside_other_prompts_and_alone_for_what_is_not_there():
+    target = balls(40)
+    target[:8] = False
+    state = open_episode(target, Randomness((1,)), CONFIG, _words([True] * 30 + [False] * 10))
+    assert state.box_is_present is not None and state.mask_is_present is not None and state.strokes is not None
+    is_prompted = (state.labels >= 0).any(dim=1) | state.box_is_present[:, 0] | state.mask_is_present
+    is_prompted |= state.strokes.flatten(1).any(dim=1)
+    assert not is_prompted[:8].any() and is_prompted[30:].all()
+    assert 3 < int(is_prompted[8:30].sum()) < 19
+    assert state.is_ambiguous is not None and not state.is_ambiguous[:30].any() and state.is_ambiguous[30:].any()
+
+
+def test_names_reach_the_model_in_every_round_and_weigh_on_presence(make_config):
+    torch.manual_seed(0)
+    model = PromptableModel(make_config().model)
+    targets = balls(4)[:, None].clone()
+    targets[0] = False
+    embedding = model.encode_image(targets.float(), torch.ones(4, 3))
+    words = _words([True, True, False, False])
+    result = run_episode(model, embedding, targets, 3, Randomness((5,)), CONFIG, words)
+    result.loss.backward()
+    weight = model.prompt_encoder.text_proj.weight.grad
+    assert weight is not None and weight.abs().sum() > 0
+    without = run_episode(model, embedding, targets, 3, Randomness((5,)), CONFIG, _words([False] * 4))
+    assert not torch.equal(result.loss, without.loss)
+
+
+def test_what_is_not_there_gets_no_positive_click():
+    target = torch.zeros(6, 32, 32, 32, dtype=torch.bool)
+    state = open_episode(target, Randomness((1,)), CONFIG, _words([True] * 6))
+    correct_episode(state, torch.where(balls(6), 1.0, -1.0), Randomness((2,)), CONFIG)
+    assert not (state.labels == 1).any() and (state.labels == 0).any(dim=1).all()

@@ -1,0 +1,112 @@
+"""Objects that are asked for by name: the right voxels, the right side, and nothing where nothing is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from promptseg.data.crops import TrainingVolume, build_pyramid, index_objects
+from promptseg.data.pool import TrainingPool
+from promptseg.data.sampler import SamplerConfig, SampleStream, draw_raw
+from promptseg.data.structures import structures_of
+from promptseg.data.text_targets import WORD_TENSORS, Words, choose_named_targets
+from promptseg.preprocessing import PreprocessingConfig
+from promptseg.text import load_bank
+from promptseg.text.laterality import LEFT, RIGHT
+
+NAMES = {1: "left kidney", 2: "right kidney", 3: "liver", 4: "spleen"}
+CONFIG = SamplerConfig(
+    crop_size=16, min_object_voxels=4, objects_per_crop=2, synthetic_share=0, painted_share=0, supervoxel_share=0,
+    upright_share=1, text_share=1, absent_share=0.5, rotation_degrees=0, merge_share=0,
+)  # fmt: skip
+
+
+def _labels() -> np.ndarray:
+    """Kidneys on either side of the first axis, which points to the right; a liver; no spleen."""
+    labels = np.zeros((24, 24, 24), np.uint8)
+    labels[2:8, 8:14, 8:14] = 1
+    labels[16:22, 8:14, 8:14] = 2
+    labels[9:15, 2:7, 8:14] = 3
+    return labels
+
+
+def _volume(names: dict[int, str] = NAMES) -> TrainingVolume:
+    labels, spacing = _labels(), np.ones(3)
+    objects, extents = index_objects(labels, spacing, np.random.default_rng(0))
+    levels = build_pyramid(labels * 10.0, spacing, PreprocessingConfig())
+    return TrainingVolume("case", "set", "CT", levels, labels, spacing, objects, extents, names, structures_of(names))
+
+
+def _draw(primary: int, seed: int, **changes: object) -> tuple[np.ndarray, Words]:
+    arguments = {"is_mirrored": False, "num_objects": 2, "min_voxels": 4, "absent_share": 0.5, **changes}
+    drawn = choose_named_targets(
+        _labels(),
+        primary,
+        structures_of(NAMES),
+        rng=np.random.default_rng(seed),
+        **arguments,  # type: ignore[arg-type]
+    )
+    assert drawn is not None
+    return drawn
+
+
+@pytest.mark.parametrize("primary", [1, 2, 3])
+def test_the_first_object_holds_the_label_that_was_drawn(primary: int):
+    for seed in range(8):
+        targets, words = _draw(primary, seed)
+        assert targets[0][_labels() == primary].all()
+        assert words.text_is_present.all()
+
+
+def test_an_absent_object_is_empty_and_one_that_was_looked_for():
+    spleen = load_bank().variants("spleen")
+    seen = 0
+    for seed in range(40):
+        targets, words = _draw(3, seed)
+        if not targets[1].any():
+            seen += 1
+            assert (np.abs(spleen - words.text[1].numpy()).max(axis=1) < 1e-6).any()
+    assert 8 < seen < 32
+
+
+def test_nothing_is_asked_for_by_name_where_nothing_has_one():
+    assert choose_named_targets(_labels(), 1, (), False, np.random.default_rng(0), 2, 4, 0.5) is None
+
+
+def test_left_and_right_are_those_of_the_crop_also_where_it_is_mirrored():
+    pool = TrainingPool({"set": [_volume()]}, {"set": 1.0})
+    sides = {LEFT: 0, RIGHT: 0}
+    mirrored = 0
+    for index in range(120):
+        raw = draw_raw(pool, 0, 0, index, CONFIG)
+        assert raw.words is not None
+        for target, side in zip(raw.targets, raw.words.text_laterality.tolist(), strict=True):
+            liver = (raw.labels == 3) if bool((raw.labels == 3).any()) else None
+            if side not in sides or liver is None or not target.any():
+                continue
+            position = target.nonzero()[:, 0].float().mean() - liver.nonzero()[:, 0].float().mean()
+            sides[side] += 1
+            mirrored += int(raw.labels[target].unique().numel() == 1 and int(raw.labels[target][0]) != side)
+            assert (position < 0) == (side == LEFT), "the first axis points to the right"
+    assert min(sides.values()) > 5 and mirrored > 5
+
+
+def test_crops_that_are_turned_ask_for_nothing_by_name():
+    pool = TrainingPool({"set": [_volume()]}, {"set": 1.0})
+    turned = dataclasses.replace(CONFIG, upright_share=0.0)
+    assert all(draw_raw(pool, 0, 0, index, turned).words is None for index in range(10))
+
+
+def test_batches_carry_names_for_all_objects_and_say_which_have_one():
+    pool = TrainingPool({"set": [_volume()], "bare": [_volume({})]}, {"set": 0.5, "bare": 0.5})
+    stream = SampleStream(pool, 0, lambda step: (16, 12), CONFIG, PreprocessingConfig())
+    batch = stream[0]
+    assert batch["text"].shape == (12, 2, load_bank().width)
+    assert all(batch[name].shape[:2] == (12, 2) for name in WORD_TENSORS)
+    named = batch["text_is_present"]
+    assert named.any() and not named.all()
+    assert torch.equal(batch["text"].norm(dim=-1) > 0.5, named)
+    assert batch["targets"].flatten(2).any(dim=2)[~named].all(), "an object without a name is never empty"
