@@ -21,6 +21,13 @@ def space_to_depth(x: Tensor) -> Tensor:
     return cells.permute(0, 4, 1, 2, 3)  # channels innermost in memory, by one copy
 
 
+def mean_of_cells(x: Tensor) -> Tensor:
+    """Mean of each 2x2x2 cell, by slices: (B, C, D, H, W) -> (B, C, D/2, H/2, W/2)."""
+    x = x[..., ::2] + x[..., 1::2]
+    x = x[..., ::2, :] + x[..., 1::2, :]
+    return (x[..., ::2, :, :] + x[..., 1::2, :, :]) / 8
+
+
 def depth_to_space(x: Tensor) -> Tensor:
     """Inverse of :func:`space_to_depth`: (B, 8 C, D, H, W) -> (B, C, 2 D, 2 H, 2 W)."""
     cells = x.permute(0, 2, 3, 4, 1)  # (B, D, H, W, 8 C)

@@ -9,6 +9,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .evidence import NUM_SIDES, gather_evidence
 from .image_encoder import ImageEmbedding
 from .layers import (
     Attention,
@@ -101,7 +102,10 @@ class MaskDecoder(nn.Module):
         num_masks = 1 + config.num_candidates
         self.output_tokens = nn.Embedding(num_masks + 2, dim)  # masks, quality, presence
         self.skip_projs = nn.ModuleList(Pointwise(s, c) for s, c in zip(skips, channels, strict=True))
-        self.prompt_stem = Pointwise(8 * (NUM_DENSE_MAPS + 1), channels[0])  # a cell of 2x2x2 voxels
+        self.has_evidence = config.intensity_evidence
+        num_sides = NUM_SIDES if self.has_evidence else 0
+        # Of a cell of 2x2x2 voxels: each voxel's maps, intensity and similarity, and the cell's connectedness.
+        self.prompt_stem = Pointwise(8 * (NUM_DENSE_MAPS + 1 + num_sides) + num_sides, channels[0])
         self.downs = nn.ModuleList(
             Conv3d(low, high, kernel_size=2, stride=2) for low, high in zip(channels, (*channels[1:], dim), strict=True)
         )
@@ -117,6 +121,8 @@ class MaskDecoder(nn.Module):
         self.mask_features = Pointwise(channels[0], 8 * config.mask_channels)
         self.mask_weights = nn.ModuleList(Mlp(dim, dim, config.mask_channels + 1) for _ in range(num_masks))
         self.prompt_prior = nn.Parameter(torch.tensor(PROMPT_PRIOR))
+        if self.has_evidence:
+            self.evidence_prior = nn.Parameter(torch.zeros(2 * NUM_SIDES))
         self.iou_head = Mlp(2 * dim + NUM_QUALITY_FEATURES, dim, 1)
         self.presence_head = Mlp(dim, dim, 1)
 
@@ -140,7 +146,10 @@ class MaskDecoder(nn.Module):
             Logits at the tile's resolution with quality and presence. Cost linear in B * P * voxels.
         """
         batch, num_objects = prompts.dense_prompts.shape[:2]
-        pyramid = self._prompted_pyramid(image_embedding, prompts.dense_prompts)
+        evidence = None
+        if self.has_evidence:
+            evidence = gather_evidence(image_embedding.image, prompts.dense_prompts)
+        pyramid = self._prompted_pyramid(image_embedding, prompts.dense_prompts, evidence)
         tokens, image = self._attend(image_embedding, image_position_codes, prompts, pyramid[3])
         features = self._draw(pyramid, image)  # (B P, C, D/2, H/2, W/2)
         num_masks = 1 + self.num_candidates if multimask else 1
@@ -148,6 +157,11 @@ class MaskDecoder(nn.Module):
         logits = self._combine(features, weights)  # (B P, 8 M, D/2, H/2, W/2)
         dense = rearrange(prompts.dense_prompts, "b p k d h w -> (b p) k d h w").to(logits.dtype)
         prior = torch.einsum("nkdhw,k->ndhw", dense, self.prompt_prior.to(logits.dtype))
+        if evidence is not None:
+            alike, joined = (maps.to(logits.dtype) for maps in evidence)
+            of_alike, of_joined = self.evidence_prior.to(logits.dtype).split(NUM_SIDES)
+            prior = prior + torch.einsum("nkdhw,k->ndhw", alike, of_alike)
+            logits = logits + torch.einsum("nkdhw,k->ndhw", joined, of_joined)[:, None]
         mask_logits = depth_to_space(logits) + prior[:, None]  # (B P, M, D, H, W)
         iou_logits = self._quality(tokens, mask_logits, num_masks)
         presence_logits = self.presence_head(tokens[:, 2 + self.num_candidates])[..., 0]
@@ -164,12 +178,17 @@ class MaskDecoder(nn.Module):
             assert isinstance(weights, Mlp)
             nn.init.constant_(weights.fc2.bias[-1:], -2.0)
 
-    def _prompted_pyramid(self, embedding: ImageEmbedding, dense: Tensor) -> list[Tensor]:
+    def _prompted_pyramid(
+        self, embedding: ImageEmbedding, dense: Tensor, evidence: tuple[Tensor, Tensor] | None
+    ) -> list[Tensor]:
         """Image and prompt features together at strides 2, 4, 8 and 16; each (B P, C, ...)."""
         num_objects = dense.shape[1]
         maps = rearrange(dense, "b p k d h w -> (b p) k d h w").to(embedding.tokens.dtype)
         image = embedding.image.to(maps.dtype).repeat_interleave(num_objects, dim=0)
-        cells = space_to_depth(torch.cat([maps, image], dim=1))
+        parts = [maps, image] if evidence is None else [maps, image, evidence[0].to(maps.dtype)]
+        cells = space_to_depth(torch.cat(parts, dim=1))
+        if evidence is not None:
+            cells = torch.cat([cells, evidence[1].to(cells.dtype)], dim=1)
         skips = [
             proj(skip).repeat_interleave(num_objects, dim=0)
             for proj, skip in zip(self.skip_projs, embedding.skips, strict=True)
