@@ -61,7 +61,7 @@ class ModelConfig:
     click_radius: float = 1.5
     """Standard deviation of a click's ball, in units of the tile's mean spacing (so isotropic in mm)."""
     intensity_evidence: bool = False
-    """Hand the decoder where the intensities under a prompt occur and what they connect to. Weights before 0.2 do not."""
+    """Hand the decoder where the intensities under a prompt occur and what they connect to."""
     text_dim: int = 384
     """Width of the text embeddings that prompts bring."""
     num_lateralities: int = 4
