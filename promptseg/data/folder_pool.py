@@ -37,10 +37,12 @@ def load_pool(
         catalogs: folder of catalogs ``name.yaml`` that describe the data sets better than what lies beside them.
 
     Raises:
-        ValueError: for a group without cases, unless those are skipped; if nothing is left; for a data set that is not
-            there.
+        ValueError: for a group without cases, unless those are skipped; if nothing is left; for a data set or a folder
+            of catalogs that is not there.
     """
     root = Path(root)
+    if catalogs and not Path(catalogs).is_dir():
+        raise ValueError(f"catalogs={str(catalogs)!r}: no such folder; give one of NAME.yaml files, or leave it out")
     groups: dict[str, list[TrainingVolume]] = {}
     for group in weights:
         name, _, modality = group.partition(":")

@@ -50,6 +50,8 @@ def test_a_catalog_adds_to_what_lies_beside_the_data(make_config, organs):
     assert _names(read_pool(make_config(**fields))) == {"liver", "spleen"}
     better = make_config(**fields, catalogs=str(organs / "catalogs"))
     assert _names(read_pool(better)) == {"liver", "spleen", "brain"}
+    with pytest.raises(ValueError, match="no such folder"):
+        read_pool(make_config(**fields, catalogs=str(organs / "catalogues")))
     with pytest.raises(ValueError, match=r"'heads'.*dataset\.json"):
         read_pool(make_config(**{**fields, "data_weights": {"heads": 1.0}}))
 
