@@ -147,7 +147,7 @@ def covering_box(before: ObjectState | None, after: ObjectState) -> Box:
 
 
 def opening_prompts(prompts: PromptSet) -> PromptSet:
-    """What an object is opened with: its name, boxes and mask; without the latter two, prompts to the first that includes.
+    """What an object is opened with: name, boxes, mask; without the latter two, prompts up to the first that includes.
 
     It depends on nothing but the prompts, so that playing them at once or one after the other is the same; but for a
     name, which alone is looked for everywhere, and beside a click only where the click is.

@@ -77,6 +77,12 @@ class Prediction:
         return self.logits_lowres.state.mask
 
     @property
+    def name(self) -> str | None:
+        """What the text that was given names, in full, with side and level; None without text."""
+        structure = self.logits_lowres.state.prompts.structure
+        return None if structure is None else structure.name
+
+    @property
     def mask(self) -> np.ndarray:
         """(I, J, K) uint8, 1 in the object, on the grid the image came in. Made anew at each access."""
         return self._on_grid(self._native)

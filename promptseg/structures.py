@@ -96,12 +96,17 @@ def understand(config: Any, text: str) -> Structure:
 def check_text(config: Any, text: object) -> None:
     """Refuses text for weights that do not understand it.
 
+    Args:
+        config: of the model.
+        text: for the message; None where all terms are asked for.
+
     Raises:
         ValueError: naming the weights and the cure.
     """
+    asked = "all terms" if text is None else f"text={text!r}"
     if not understands_text(config):
         raise ValueError(
-            f"text={text!r}: weights {config.name!r} were not trained with text; "
+            f"{asked}: weights {config.name!r} were not trained with text; "
             "give a point, a box, a scribble, a lasso or a mask, or load weights whose card lists terms"
         )
     bank = load_bank()
@@ -109,7 +114,7 @@ def check_text(config: Any, text: object) -> None:
     fits = bank.width == config.text_dim and len(LEVELS) <= config.num_levels
     if ours != theirs or not fits:
         raise ValueError(
-            f"text={text!r}: weights {config.name!r} were trained with the embeddings of the sentence encoder with "
+            f"{asked}: weights {config.name!r} were trained with the embeddings of the sentence encoder with "
             f"sha256 {theirs[:12] or 'unknown'}..., and this installation's are those of {ours[:12]}...; install the "
             "release of promptseg that the weights were made with, or point instead of naming"
         )
@@ -158,7 +163,7 @@ def understand_all(config: Any, texts: Sequence[str] | str | None) -> list[Struc
         ValueError: see :func:`understand`; for no text.
     """
     if texts is None:
-        check_text(config, "all")
+        check_text(config, None)
         return list(trained_structures(config.text_terms))
     several = [texts] if isinstance(texts, str) else list(texts)
     if not several:
