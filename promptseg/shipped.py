@@ -48,4 +48,4 @@ def trained_names(name: str) -> tuple[str, ...] | None:
     if not path.is_file():
         raise ValueError(f"folder {name!r} has no {CONFIG_NAME}; expected weights, as save_pretrained writes them")
     content = json.loads(path.read_text(encoding="utf-8"))
-    return tuple(term["name"] for term in content.get("text_terms", ()))
+    return tuple(term["name"] for term in content.get("model", content).get("text_terms", ()))

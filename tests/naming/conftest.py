@@ -1,4 +1,4 @@
-"""A model with random weights whose decoder knows what each word means: it draws the intensities that the word stands for."""
+"""A model with random weights whose decoder knows what words mean: it draws the intensities that they stand for."""
 
 from __future__ import annotations
 

@@ -83,8 +83,7 @@ def test_a_click_beside_a_name_says_where_and_the_name_what(named: Named) -> Non
     predictor, oracle = named
     result = predictor.predict(text="liver", points=[(18, 15, 15)])
     assert dice(result.mask > 0, truth_of("liver")) > 0.75
-    levels = {spacing for spacing in oracle.spacings}
-    assert levels <= {1.0, 2.0, 4.0}
+    assert len(oracle.passes) <= 4
     assert {name for names in oracle.spoken for name in names} == {"liver"}
     assert all(len(names) == 1 for names in oracle.spoken)
     bare = predictor.predict(points=[(18, 15, 15)])
