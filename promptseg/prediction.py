@@ -187,6 +187,18 @@ def prediction_of(
     )
 
 
+def check_handed_over(logits: LowresLogits, signature: str, prompts: tuple[object, ...]) -> None:
+    """Refuses logits that do not belong to the image, or that come alone.
+
+    Raises:
+        ValueError: with the cure.
+    """
+    if logits.signature != signature:
+        raise ValueError("mask: these logits belong to another image or model; pass a mask on this image's grid")
+    if all(p is None for p in prompts):
+        raise ValueError("mask: low-resolution logits alone change nothing; add a point, box, scribble or lasso")
+
+
 def explain_empty(state: ObjectState) -> str:
     """Why a mask is empty, and what to do."""
     structure = state.prompts.structure

@@ -25,7 +25,7 @@ from .models.pretrained import is_sam_med3d, load_pretrained
 from .models.registry import resolve
 from .object_state import ObjectState, advance
 from .precompute import choose_tiles, encode_ahead, in_background
-from .prediction import LowresLogits, Prediction, explain_empty, prediction_of
+from .prediction import LowresLogits, Prediction, check_handed_over, explain_empty, prediction_of
 from .preprocessing import IntensityMapping
 from .prompts import PromptSet
 from .structures import understand_all, understand_one, understands_text
@@ -241,11 +241,12 @@ class Predictor(AdapterMethods):
         started = time.perf_counter()
         with self._lock:
             engine = self._require_engine()
-            structure = understand_one(self.model.config, text)
+            before = None if self._state is None else self._state.prompts.structure
+            structure = understand_one(self.model.config, text, before)
             encoded_before = engine.num_encoded
             handed_over = mask.logits_lowres if isinstance(mask, Prediction) else mask
             if isinstance(handed_over, LowresLogits):
-                _check_handed_over(handed_over, engine.signature, (points, box, scribbles, lassos))
+                check_handed_over(handed_over, engine.signature, (points, box, scribbles, lassos))
                 mask = None
             else:
                 handed_over = None
@@ -319,15 +320,3 @@ class Predictor(AdapterMethods):
             return encode_ahead(engine, tiles, self._lock, lambda: self._engine is engine, progress)
 
         return in_background(work) if background else work()
-
-
-def _check_handed_over(logits: LowresLogits, signature: str, prompts: tuple[Any, ...]) -> None:
-    """Refuses logits that do not belong to the image, or that come alone.
-
-    Raises:
-        ValueError: with the cure.
-    """
-    if logits.signature != signature:
-        raise ValueError("mask: these logits belong to another image or model; pass a mask on this image's grid")
-    if all(p is None for p in prompts):
-        raise ValueError("mask: low-resolution logits alone change nothing; add a point, box, scribble or lasso")

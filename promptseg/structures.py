@@ -63,7 +63,7 @@ def understands_text(config: Any) -> bool:
     return bool(getattr(config, "text_terms", ()))
 
 
-def understand(config: Any, text: str) -> Structure:
+def understand(config: Any, text: str, before: Structure | None = None) -> Structure:
     """The structure that a text names, as weights know it.
 
     A structure that the weights were not trained on is warned of; its embedding may still lie near those they know.
@@ -71,6 +71,7 @@ def understand(config: Any, text: str) -> Structure:
     Args:
         config: of the model.
         text: see :func:`promptseg.text.encode_text`.
+        before: what was named before; of the same again is not warned.
 
     Raises:
         ValueError: for weights that do not understand text or understand another encoder's, and for text that names
@@ -80,6 +81,8 @@ def understand(config: Any, text: str) -> Structure:
     query = encode_text(text)
     known = {structure.identity: structure for structure in trained_structures(config.text_terms)}
     asked = Structure(query, 0.0)
+    if before is not None and before.identity == asked.identity:
+        return before
     if asked.identity in known:
         return replace(known[asked.identity], query=query)
     near = _nearest(query, list(known.values()))
@@ -139,8 +142,13 @@ def trained_structures(terms: tuple[TextTerm, ...]) -> tuple[Structure, ...]:
     return tuple(found)
 
 
-def understand_one(config: Any, text: Any) -> Structure | None:
+def understand_one(config: Any, text: Any, before: Structure | None = None) -> Structure | None:
     """The structure of the one text that an object may have; None for no text.
+
+    Args:
+        config: of the model.
+        text: words, Text, or a list of one.
+        before: see :func:`understand`.
 
     Raises:
         ValueError: see :func:`understand`; for several texts.
@@ -153,7 +161,7 @@ def understand_one(config: Any, text: Any) -> Structure | None:
         raise ValueError(
             f"text={text!r}: an object has one name; ask for several objects with segment_all({words or ['liver']!r})"
         )
-    return understand(config, words[0])
+    return understand(config, words[0], before)
 
 
 def understand_all(config: Any, texts: Sequence[str] | str | None) -> list[Structure]:

@@ -20,8 +20,8 @@ def run(config: EvaluationConfig) -> int:
     for line in _table(models):
         print(line)
     for name, m in models.items():
-        if (names := m["names"]) and (names.get("absent") or names.get("sided")):
-            print(f"{name}: {_about_names(names)}")
+        if facts := _about_names(m["names"]):
+            print(f"{name}: {facts}")
     print(f"{result.report}: {next(iter(models.values()))['objects'] if models else 0} objects")
     if failures:
         print(f"{failures} failures count as zero; the report lists them")
@@ -30,11 +30,10 @@ def run(config: EvaluationConfig) -> int:
 
 def _about_names(names: dict[str, Any]) -> str:
     facts = []
-    if names["absent"]:
-        facts.append(
-            f"presence AUROC {names['presence_auc']:.3f} ({names['present']} present, {names['absent']} absent)"
-        )
-    if names["sided"]:
+    if names.get("presence_auc") is not None:
+        counts = f"{names['present']} present, {names['absent']} absent"
+        facts.append(f"presence AUROC {names['presence_auc']:.3f} ({counts})")
+    if names.get("sides_confused") is not None:
         facts.append(f"left and right confused in {names['sides_confused']:.1%} of {names['sided']}")
     return "; ".join(facts)
 

@@ -43,8 +43,8 @@ class EvaluationConfig:
     root: str | None = _shell(None, metavar="FOLDER")
     """folder that the paths in a single catalog are relative to"""
     clicks: int | None = _shell(None, metavar="N")
-    """number of corrections; the protocol's own if not given: clicks and named 10, cvpr25, scribble and mask 5, box, text
-    and auto 0"""
+    """number of corrections; the protocol's own if not given: clicks and named 10, cvpr25, scribble and mask 5, the
+    others 0"""
     absent: tuple[str, ...] = _shell((), metavar="WORDS", is_repeatable=True)
     """with the protocols text and auto: a structure that the images do not show, asked for by name to measure whether
     its absence is noticed; left out where structures of the same region of the body are labelled; may be repeated.

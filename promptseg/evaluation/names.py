@@ -1,4 +1,4 @@
-"""What the names of objects mean: which can be asked for in words, which lie on the other side, and which are absent."""
+"""What objects' names mean: which can be asked for in words, which lie on the other side, and which are absent."""
 
 from __future__ import annotations
 

@@ -17,9 +17,10 @@ Sources: ``clicks`` follows the deepest-point users of f-BRS (Sofiiuk et al., CV
 whose number of clicks to reach a quality (NoC) is reported; ``cvpr25`` is "CVPR 2025: Foundation Models for Interactive
 3D Biomedical Image Segmentation", CVPR25_iter_eval.py and get_boxes.py in github.com/JunMa11/CVPR-MedSegFMCompetition;
 ``scribble`` follows the centre-line user of ScribblePrompt (arXiv:2312.07381) with one line instead of many;
-``mask``, ``text``, ``named`` and ``auto`` are defined here; ``named`` differs from ``clicks`` in the name alone, so that
-``promptseg compare`` of the two says what a name adds to a click. Objects whose name is not in the vocabulary are left
-out of these three. In ``text`` and ``auto``, structures that are known to be absent are asked for, too. In ``mask``, step 0 scores the mask that is handed over.
+``mask``, ``text``, ``named`` and ``auto`` are defined here; ``named`` differs from ``clicks`` in the name alone, so
+that ``promptseg compare`` of the two says what a name adds to a click. Objects whose name is not in the vocabulary are
+left out of these three. In ``text`` and ``auto``, structures that are known to be absent are asked for, too. In
+``mask``, step 0 scores the mask that is handed over.
 
 Every object of a case is simulated alone. The random choices (the box's shift, the corruption) depend on the seed and
 the names of data set, case and object only, so neither order nor number of workers nor a resume changes them.

@@ -29,8 +29,8 @@ EXPLANATIONS = {
     "mask": "A mask corrupted to a Dice of 0.7 is handed over (step 0), then clicks as in the protocol clicks.",
     "text": "The name of the object, looked for in the whole image; and names of structures that are not there.",
     "named": "The name of the object together with the first click of the protocol clicks, then clicks as there.",
-    "auto": "Everything that the model knows by name is looked for at once, and overlaps are resolved; an object that it "
-    "does not know counts as zero.",
+    "auto": "Everything that the model knows by name is looked for at once, and overlaps are resolved; an object that "
+    "it does not know counts as zero.",
 }
 
 
@@ -259,8 +259,8 @@ def _names(models: dict[str, Any]) -> list[str]:
     ]
     return [
         "<h2>Names</h2>",
-        "<p>Whether the estimated presence tells structures that are in the image from names that are not, at the first "
-        "step; and, where the same structure of the other side is labelled, too, whether more was drawn on that side.</p>",
+        "<p>Whether the estimated presence tells structures that are in the image from names that are not, at the "
+        "first step; and, where the structure of the other side is labelled, too, whether more was drawn there.</p>",
         table(head, rows, [models[name]["is_baseline"] for name in asked]),
     ]
 

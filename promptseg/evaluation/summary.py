@@ -25,7 +25,7 @@ class Curves:
     """Rows of one model as arrays of objects and steps.
 
     Args:
-        records: of one model.
+        records: of one model; names of structures that are not in the image are left out.
 
     Attributes:
         objects: (data set, case, label, name) of each object, in the order of the rows.
@@ -33,7 +33,7 @@ class Curves:
     """
 
     def __init__(self, records: Sequence[StepRecord]) -> None:
-        main = [r for r in records if r.repeat == 0]
+        main = [r for r in records if r.repeat == 0 and not r.is_absent]
         self.objects = list(dict.fromkeys((r.dataset, r.case, r.label, r.name) for r in main))
         self.steps = np.array(sorted({r.step for r in main}))
         place = {key: n for n, key in enumerate(self.objects)}

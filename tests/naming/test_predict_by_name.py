@@ -145,6 +145,9 @@ def test_a_structure_that_was_not_trained_on_is_warned_of_and_answered(
     assert oracle.passes
     caplog.clear()
     with caplog.at_level(logging.WARNING):
+        predictor.predict(text="pancreas", points=[(20, 20, 20)])
+    assert "not trained" not in caplog.text  # said once for an object
+    with caplog.at_level(logging.WARNING):
         predictor.predict(text="kidneys")
     assert "they were trained on left kidney, right kidney\n" in caplog.text
     caplog.clear()
