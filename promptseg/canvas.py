@@ -57,6 +57,11 @@ class Canvas:
             weight[part] += window
         return cls(lattice, tiles[0].level, low, torch.where(weight > 0, total / weight, torch.nan))
 
+    @classmethod
+    def blank(cls, lattice: TileLattice) -> Canvas:
+        """A canvas on which nothing is: one voxel of the coarsest level."""
+        return cls(lattice, lattice.num_levels - 1, np.zeros(3, dtype=int), torch.full((1, 1, 1), UNDRAWN_LOGIT))
+
     @property
     def high(self) -> np.ndarray:
         """(3,) one past the last level voxel."""
@@ -100,6 +105,19 @@ class Canvas:
         out = self.logits.clone()
         out[part] = torch.where(old.isnan(), new, torch.maximum(old, new))
         return Canvas(self.lattice, self.level, self.low, out)
+
+    def cropped(self, margin: int) -> Canvas:
+        """The logits around the mask, in memory of their own; a single voxel of an empty one.
+
+        Args:
+            margin: level voxels that are kept around the mask's box.
+        """
+        box = filled_box((self.logits > 0).numpy())
+        if box is None:
+            return Canvas(self.lattice, self.level, self.low, torch.full((1, 1, 1), UNDRAWN_LOGIT))
+        low = np.maximum(box[0] - margin, 0)
+        high = np.minimum(box[1] + margin, self.logits.shape)
+        return Canvas(self.lattice, self.level, self.low + low, self.logits[box_slices(low, high)].clone())
 
     def for_tile(self, tile: TileKey) -> Tensor:
         """Logits on a tile of any level, as its mask prompt: (T, T, T) float32, 0 where unknown."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .models import TextTerm
 
 TEMPLATES = Path(__file__).resolve().parent / "assets" / "cards"
 CARD_NAME = "README.md"
@@ -65,6 +69,7 @@ def render_card(template: str, facts: CardFacts, **fields: Any) -> str:
         (True, True, True)
     """
     text = (TEMPLATES / f"{template}.md").read_text(encoding="utf-8")
+    fields = {"words": list_terms(()), **fields}
     data = [f"| {d.name} | {d.cases} | {d.licence} | {d.source} |" for d in facts.training_data]
     numbers = [f"| {m.what} | {m.value} | {m.how} |" for m in facts.measured]
     simple = facts.licence.lower() if facts.licence and " " not in facts.licence else "other"
@@ -76,6 +81,15 @@ def render_card(template: str, facts: CardFacts, **fields: Any) -> str:
         measured=_table("| what | value | how |", numbers) or "Nothing was measured.",
         **fields,
     )
+
+
+def list_terms(terms: Sequence[TextTerm]) -> str:
+    """What a card says of the structures that weights were trained to find by name."""
+    if not terms:
+        return "Trained without words: give points, boxes, scribbles, lassos or masks."
+    rows = [f"| {term.name} | {term.cases or 'not counted'} | {term.extent_mm:g} |" for term in terms]
+    head = "Trained to find these structures by name; others are answered with a warning, and are not to be relied on."
+    return f"{head}\n\n" + _table("| structure | training cases | typical size, mm |", rows)
 
 
 def _table(head: str, rows: list[str]) -> str:

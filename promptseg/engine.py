@@ -126,7 +126,7 @@ class TileEngine:
                 masks.append(mask)
         device = self.model.device
         mask_logits = torch.stack(masks)[:, None].to(device) if masks else None
-        return PromptBatch(
+        batch = PromptBatch(
             torch.tensor(np.array(points), dtype=torch.float32, device=device)[:, None],
             torch.tensor(np.array(point_labels), dtype=torch.long, device=device)[:, None],
             boxes=torch.tensor(np.array(boxes), dtype=torch.float32, device=device)[:, None] if prompts.boxes else None,
@@ -135,6 +135,7 @@ class TileEngine:
             mask_logits=mask_logits,
             masks_are_present=None if mask_logits is None else (mask_logits != 0).flatten(2).any(dim=2),
         )
+        return batch if prompts.structure is None else prompts.structure.on_tiles(batch)
 
     def _box_on_tile(self, low: np.ndarray, high: np.ndarray, tile: TileKey) -> np.ndarray:
         """Half-open canonical box in a tile's voxels: (6,), at least one voxel thick."""

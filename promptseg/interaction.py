@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from .models import DecoderOutput
 from .prompts import PromptSet
 from .ranking import rank_candidates
 from .tiles import TileKey
+
+if TYPE_CHECKING:
+    from .structures import Structure
 
 NUM_OFFERED = 4
 """Alternatives that an answer to an ambiguous first prompt carries."""
@@ -86,10 +90,14 @@ class Interaction:
     def start(self, prompts: PromptSet) -> Drawing:
         """First answer to prompts: finds the scale, then draws at the finest level that suits it.
 
+        A name without anything that marks the object is looked for in the whole volume.
+
         Raises:
-            ValueError: if none of them says where the object is.
+            ValueError: if none of them says where or what the object is.
         """
         extent = object_extent(prompts)
+        if extent is None and prompts.structure is not None:
+            return self.find(prompts.structure)
         if extent is None:
             raise ValueError(
                 "no prompt says where the object is: all of them exclude; add a point with label 1, a box, a scribble, "
@@ -102,6 +110,14 @@ class Interaction:
             return self.draw(level, extent, prompts, None)
         guess, others = self.guess(prompts, extent)
         return replace(self._refine(guess, prompts), candidates=others)
+
+    def find(self, structure: Structure) -> Drawing:
+        """Looks for a structure by its name, in the whole volume; a blank drawing where it is not there."""
+        from .text_search import find_named
+
+        (found,) = find_named(self.engine, [structure])
+        canvas = Canvas.blank(self.lattice) if found.canvas is None else found.canvas
+        return Drawing(canvas, found.score, found.presence)
 
     def _refine(self, drawing: Drawing, prompts: PromptSet) -> Drawing:
         """Draws an object found at a coarse level again at the finest level that holds it, guided by what was found."""
@@ -116,12 +132,20 @@ class Interaction:
         return self.draw(min(level, canvas.level), (low, high), prompts, canvas)
 
     def guess(self, prompts: PromptSet, extent: Box) -> tuple[Drawing, tuple[tuple[float, Canvas], ...]]:
-        """Asks every level that can hold the prompts and ranks all candidates by estimated IoU and completeness."""
+        """Asks every level that can hold the prompts and ranks all candidates by estimated IoU and completeness.
+
+        Of a structure that was named, the size is known within a level, and what it is is not ambiguous.
+        """
         low, high = extent
         centre = (low + high - 1) / 2
         first = self.lattice.finest_level_for(high - low, fill=1.0)
-        tiles = [self.lattice.nearest(centre, level) for level in range(first, self.lattice.num_levels)]
-        output = self.engine.decode(tiles, prompts, None, multimask=True)
+        levels = range(first, self.lattice.num_levels)
+        if prompts.structure is not None and prompts.structure.is_trained:
+            extent_vox = prompts.structure.extent_mm / np.array(self.lattice.spacing_mm)
+            level = max(first, self.lattice.finest_level_for(extent_vox, fill=self.config.fill))
+            levels = range(max(first, level - 1), min(level + 2, self.lattice.num_levels))
+        tiles = [self.lattice.nearest(centre, level) for level in levels]
+        output = self.engine.decode(tiles, prompts, None, multimask=prompts.structure is None)
         ranked = rank_candidates(
             self.lattice,
             tiles,
@@ -204,6 +228,8 @@ class Interaction:
             The new drawing; ``changed`` bounds where it differs.
         """
         canvas = drawing.canvas
+        if includes and not prompts.boxes and prompts.mask is None and canvas.box_vox() is None:
+            return self.start(prompts)  # nothing was found before, so that there is nothing to go on from
         redraws = drawing.is_from_prompts and prompts.mask is None
         unchanged = replace(drawing, candidates=(), changed=(box_vox[0], box_vox[0]))
         extents = [object_extent(prompts), canvas.box_vox(), self._beyond_click(canvas, box_vox) if includes else None]

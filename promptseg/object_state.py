@@ -11,6 +11,7 @@ from .interaction import Drawing, Interaction
 from .native_mask import NativeMask
 from .prompts import PromptSet
 from .strokes import Stroke
+from .tiles import TileLattice
 
 
 @dataclass(frozen=True)
@@ -45,22 +46,63 @@ class Round:
     includes: bool
 
 
+def advance(
+    interaction: Interaction, last: ObjectState | None, prompts: PromptSet, handed_over: ObjectState | None = None
+) -> ObjectState:
+    """Plays the prompts that an object has not seen yet, or all of them.
+
+    Args:
+        interaction: of the image.
+        last: the object before; None for none.
+        prompts: all of them.
+        handed_over: an object to go on from instead, whose newest prompt alone is played.
+
+    Returns:
+        The object; ``changed`` bounds where its mask differs from the one before.
+
+    Raises:
+        ValueError: if no prompt says where the object is.
+    """
+    if handed_over is not None:
+        last = handed_over
+        is_known = last.drawing.is_from_prompts and is_continuation(last.prompts, prompts)
+        state = replace(last, drawing=replace(last.drawing, is_from_prompts=is_known))
+        rounds = [newest_round(prompts)]
+    elif last is not None and is_continuation(last.prompts, prompts):
+        state, rounds = last, rounds_after(last.prompts, prompts)
+    else:
+        state = open_object(interaction, opening_prompts(prompts))
+        rounds = rounds_after(state.prompts, prompts)
+    goes_on = last is not None and state.mask is last.mask
+    for new in rounds:
+        state = correct_object(interaction, state, new)
+    if not goes_on:
+        changed = covering_box(last, state)
+    elif len(rounds) == 1:
+        changed = state.changed
+    else:
+        assert last is not None
+        changed = changed_box(last, state)
+    return replace(state, changed=changed)
+
+
 def open_object(interaction: Interaction, prompts: PromptSet) -> ObjectState:
     """First drawing for the opening prompts.
 
     Raises:
         ValueError: if no prompt says where the object is.
     """
-    return _whole(interaction, interaction.start(prompts), prompts)
+    return state_of(interaction.lattice, interaction.start(prompts), prompts)
 
 
-def _whole(interaction: Interaction, drawing: Drawing, prompts: PromptSet) -> ObjectState:
+def state_of(lattice: TileLattice, drawing: Drawing, prompts: PromptSet) -> ObjectState:
+    """The state of an object that was drawn as a whole, with every click respected."""
     drawing = replace(
         drawing,
         canvas=drawing.canvas.enforce(prompts.points, prompts.labels),
         candidates=tuple((s, c.enforce(prompts.points, prompts.labels)) for s, c in drawing.candidates),
     )
-    shape = np.array(interaction.lattice.shape)
+    shape = np.array(lattice.shape)
     mask = NativeMask.of_canvas(drawing.canvas, shape).trimmed().with_clicks(prompts.points, prompts.labels, shape)
     return ObjectState(prompts, drawing, mask, mask.box)
 
@@ -70,7 +112,7 @@ def correct_object(interaction: Interaction, state: ObjectState, new: Round) -> 
     prompts = new.prompts
     drawing = interaction.correct(state.drawing, prompts, new.box, new.includes)
     if drawing.changed is None or drawing.canvas.level != state.drawing.canvas.level:
-        after = _whole(interaction, drawing, prompts)
+        after = state_of(interaction.lattice, drawing, prompts)
         return replace(after, changed=changed_box(state, after))
     shape = np.array(interaction.lattice.shape)
     canvas = drawing.canvas.enforce(prompts.points, prompts.labels)
@@ -105,17 +147,20 @@ def covering_box(before: ObjectState | None, after: ObjectState) -> Box:
 
 
 def opening_prompts(prompts: PromptSet) -> PromptSet:
-    """What an object is opened with: boxes, mask and text; without these, prompts up to the first that includes.
+    """What an object is opened with: name, boxes, mask; without the latter two, prompts up to the first that includes.
 
-    It depends on nothing but the prompts, so that playing them at once or one after the other is the same.
+    It depends on nothing but the prompts, so that playing them at once or one after the other is the same; but for a
+    name, which alone is looked for everywhere, and beside a click only where the click is.
     """
     nothing = replace(prompts, points=prompts.points[:0], labels=prompts.labels[:0], strokes=())
-    if prompts.boxes or prompts.mask is not None or prompts.text:
+    if prompts.boxes or prompts.mask is not None:
         return nothing
     for number, stroke in enumerate(prompts.strokes):
         if stroke.label == 1:
             return replace(nothing, strokes=prompts.strokes[: number + 1])
     included = np.flatnonzero(prompts.labels == 1)
+    if prompts.text and not len(included):
+        return nothing
     count = int(included[0]) + 1 if len(included) else len(prompts.labels)
     return replace(nothing, points=prompts.points[:count], labels=prompts.labels[:count])
 

@@ -77,6 +77,12 @@ class Prediction:
         return self.logits_lowres.state.mask
 
     @property
+    def name(self) -> str | None:
+        """What the text that was given names, in full, with side and level; None without text."""
+        structure = self.logits_lowres.state.prompts.structure
+        return None if structure is None else structure.name
+
+    @property
     def mask(self) -> np.ndarray:
         """(I, J, K) uint8, 1 in the object, on the grid the image came in. Made anew at each access."""
         return self._on_grid(self._native)
@@ -152,6 +158,56 @@ class Prediction:
         from .io import write_volume
 
         return write_volume(path, self.mask, self.volume.affine, reference=self.volume.source)
+
+
+def prediction_of(
+    volume: Volume, signature: str, state: ObjectState, seconds: float = 0.0, encoder_calls: int = 0
+) -> Prediction:
+    """The prediction that an object's state is.
+
+    Args:
+        volume: the image.
+        signature: of image and model; see :class:`LowresLogits`.
+        state: of the object.
+        seconds: it took.
+        encoder_calls: tiles that had to be encoded.
+    """
+    drawing = state.drawing
+    return Prediction(
+        volume=volume,
+        score=drawing.score,
+        presence=drawing.presence,
+        scores=tuple(s for s, _ in drawing.candidates) or (drawing.score,),
+        changed_box=native_box(volume, *state.changed),
+        seconds=seconds,
+        encoder_calls=encoder_calls,
+        level_spacing_mm=drawing.canvas.lattice.level_spacing_mm(drawing.canvas.level),
+        logits_lowres=LowresLogits(state, signature),
+        _alternatives=tuple(c for _, c in drawing.candidates) or (drawing.canvas,),
+    )
+
+
+def check_handed_over(logits: LowresLogits, signature: str, prompts: tuple[object, ...]) -> None:
+    """Refuses logits that do not belong to the image, or that come alone.
+
+    Raises:
+        ValueError: with the cure.
+    """
+    if logits.signature != signature:
+        raise ValueError("mask: these logits belong to another image or model; pass a mask on this image's grid")
+    if all(p is None for p in prompts):
+        raise ValueError("mask: low-resolution logits alone change nothing; add a point, box, scribble or lasso")
+
+
+def explain_empty(state: ObjectState) -> str:
+    """Why a mask is empty, and what to do."""
+    structure = state.prompts.structure
+    if structure is None:
+        return "the mask is empty: the model found nothing at these prompts; add a point on the object or a box"
+    return (
+        f"the mask is empty: {structure.name!r} was not found (presence {state.drawing.presence:.2f}); "
+        "if it is in the image, add a point on it or a box"
+    )
 
 
 def native_box(volume: Volume, low_vox: np.ndarray, high_vox: np.ndarray) -> VoxelBox:

@@ -5,43 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .adapter_methods import AdapterMethods
 from .cache import DEFAULT_DISK_BYTES, DEFAULT_MEMORY_BYTES, DiskCache, EmbeddingCache
 from .engine import TileEngine
 from .interaction import Interaction, InteractionConfig
 from .models import PromptableModel
+from .models.numerics import digest_weights, preferred_dtype
 from .models.pretrained import is_sam_med3d, load_pretrained
 from .models.registry import resolve
-from .object_state import (
-    ObjectState,
-    changed_box,
-    correct_object,
-    covering_box,
-    is_continuation,
-    newest_round,
-    open_object,
-    opening_prompts,
-    rounds_after,
-)
-from .prediction import LowresLogits, Prediction, native_box
+from .object_state import ObjectState, advance
+from .precompute import choose_tiles, encode_ahead, in_background
+from .prediction import LowresLogits, Prediction, check_handed_over, explain_empty, prediction_of
 from .preprocessing import IntensityMapping
 from .prompts import PromptSet
+from .structures import understand_all, understand_one, understands_text
+from .text_search import named, segment_structures
 from .tiles import TileLattice
 from .volume import Volume
 
 if TYPE_CHECKING:
     from .adapters import AdapterStack
-    from .adapters.automatic import LabelPrediction
+    from .label_prediction import LabelPrediction
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +43,7 @@ PREPROCESSING_VERSION = 1
 """Raised when preprocessing or tiling changes in code, so that cached embeddings of earlier releases are not used."""
 
 
-class Predictor:
+class Predictor(AdapterMethods):
     """Segments objects of one image at a time from prompts.
 
     Args:
@@ -85,7 +79,7 @@ class Predictor:
         self.dtype = dtype or preferred_dtype(self.device)
         self.model = model.eval().to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
         self.cache = EmbeddingCache(cache_bytes, DiskCache(cache_dir, cache_dir_bytes) if cache_dir else None)
-        self.revision = revision or _digest_weights(model)
+        self.revision = revision or digest_weights(model)
         self.interaction_config = interaction or InteractionConfig()
         self._engine: TileEngine | None = None
         self._interaction: Interaction | None = None
@@ -135,62 +129,9 @@ class Predictor:
         return predictor
 
     @property
-    def adapters(self) -> AdapterStack:
-        """Adapters that are loaded, and which of them are on; change them with :meth:`set_adapter`."""
-        if self._adapters is None:
-            from .adapters import AdapterStack
-
-            if not isinstance(self.model, PromptableModel):
-                raise ValueError(f"weights {self.model.config.name!r} take no adapters; load promptseg's own")
-            self._adapters = AdapterStack(self.model, self.model.weights_digest)
-        return self._adapters
-
-    def load_adapter(self, source: str | Path, name: str | None = None, **hub: Any) -> str:
-        """Loads an adapter without putting it on, and returns its name; see :meth:`~.adapters.AdapterStack.load`."""
-        with self._lock:
-            return self.adapters.load(source, name, **hub)
-
-    def set_adapter(self, chosen: str | Sequence[str] | Mapping[str, float] | None, merge: bool = False) -> Predictor:
-        """Puts loaded adapters on, and takes all others off; the image stays, the object is begun anew.
-
-        Embeddings of an adapter are kept apart from those of the base, so switching back costs nothing.
-
-        Args:
-            chosen: name, names, or name -> strength; None or empty for the base alone.
-            merge: write the changes into the weights: as fast as the base, slower to switch.
-
-        Returns:
-            This predictor.
-
-        Raises:
-            ValueError: for a name that is not loaded.
-        """
-        with self._lock:
-            if not chosen and self._adapters is None:
-                return self
-            self.adapters.activate(chosen or None, merge=merge)
-            self._state = None
-            if self._engine is not None:
-                self._engine = replace(self._engine, signature=self._signature(self._engine.volume))
-                self._interaction = Interaction(self._engine, self.interaction_config)
-        return self
-
-    def predict_labels(self, names: Sequence[str] | None = None) -> LabelPrediction:
-        """Segments the structures that the adapters which are on were tuned for, without a prompt.
-
-        Args:
-            names: which of them; None for all.
-
-        Returns:
-            A label map on the image's grid.
-
-        Raises:
-            ValueError: if no adapter with an automatic mode is on, or it does not know a name.
-        """
-        from .adapters.automatic import predict_labels
-
-        with self._lock:
-            return predict_labels(self._require_engine(), self.adapters.labels, names)
+    def understands_text(self) -> bool:
+        """Whether the weights were trained to find structures by their names."""
+        return understands_text(self.model.config)
 
     @property
     def volume(self) -> Volume:
@@ -272,8 +213,9 @@ class Predictor:
 
         Give all prompts of the object at each call, in the order they were made: a call that repeats the last one's
         prompts and adds points or strokes goes on from its mask and costs one decoder pass for each. Any other call
-        plays all of them: boxes, mask and text first, then scribbles and lassos, then points. Prompts that are made
-        in that order give the same answer one by one as all at once.
+        plays all of them: boxes and mask first, then scribbles and lassos, then points. Prompts that are made in that
+        order give the same answer one by one as all at once. Only a name differs: given alone it is looked for in the
+        whole image, and clicks then correct what was found; given with the first click it says what to segment there.
 
         Args:
             points: (N, 3) coordinates in ``space``.
@@ -283,27 +225,28 @@ class Predictor:
             lassos: Lasso or several.
             mask: a mask on the image's grid (binary, or ``Mask(..., is_logits=True)``), a Prediction or its
                 ``logits_lowres``, to go on from; then the last point, else stroke or box, is what is new.
-            text: a term; needs weights trained with text.
+            text: what the object is called, such as ``left kidney``; needs weights trained with text (see
+                :attr:`understands_text`). Alone it is looked for in the whole image; with a click, a box or another
+                prompt on the object only where that is. It stays with the object while it is corrected.
             space: ``voxel`` (indices of the array as given), ``ras`` or ``lps`` (millimetres).
 
         Returns:
-            The prediction; its mask holds every included point and no excluded one.
+            The prediction; its mask holds every included point and no excluded one. The mask of a structure that was
+            named and is estimated to be absent is empty, with a warning; ``presence`` says how likely it is there.
 
         Raises:
-            ValueError: for a prompt that does not fit the image; the message names it and the cure.
+            ValueError: for a prompt that does not fit the image, or text that the weights do not understand; the
+                message names it and the cure.
         """
         started = time.perf_counter()
         with self._lock:
             engine = self._require_engine()
-            if text is not None:
-                raise ValueError(
-                    f"text={text!r}: weights {self.model.config.name!r} were not trained with text; "
-                    "give a point, a box, a scribble, a lasso or a mask"
-                )
+            before = None if self._state is None else self._state.prompts.structure
+            structure = understand_one(self.model.config, text, before)
             encoded_before = engine.num_encoded
             handed_over = mask.logits_lowres if isinstance(mask, Prediction) else mask
             if isinstance(handed_over, LowresLogits):
-                _check_handed_over(handed_over, engine.signature, (points, box, scribbles, lassos))
+                check_handed_over(handed_over, engine.signature, (points, box, scribbles, lassos))
                 mask = None
             else:
                 handed_over = None
@@ -315,56 +258,39 @@ class Predictor:
                 scribbles=scribbles,
                 lassos=lassos,
                 mask=mask,
+                text=text,
                 space=space,
             )
-            state = self._advance(prompts, handed_over)
-            return self._prediction(state, started, engine.num_encoded - encoded_before)
+            if structure is None and handed_over is not None:
+                structure = handed_over.state.prompts.structure
+            prompts = prompts if structure is None else named(prompts, structure)
+            assert self._interaction is not None
+            self._state = advance(self._interaction, self._state, prompts, handed_over and handed_over.state)
+            if self._state.mask.is_empty:
+                logger.warning("%s", explain_empty(self._state))
+            calls = engine.num_encoded - encoded_before
+            seconds = time.perf_counter() - started
+            return prediction_of(engine.volume, engine.signature, self._state, seconds, calls)
 
-    def _advance(self, prompts: PromptSet, handed_over: LowresLogits | None) -> ObjectState:
-        """Plays the prompts that the object has not seen yet, or all of them."""
-        assert self._interaction is not None
-        last = self._state
-        if handed_over is not None:
-            last = handed_over.state
-            drawing = replace(last.drawing, is_from_prompts=is_continuation(last.prompts, prompts))
-            state, rounds = replace(last, drawing=drawing), [newest_round(prompts)]
-        elif last is not None and is_continuation(last.prompts, prompts):
-            state, rounds = last, rounds_after(last.prompts, prompts)
-        else:
-            state = open_object(self._interaction, opening_prompts(prompts))
-            rounds = rounds_after(state.prompts, prompts)
-        goes_on = last is not None and state.mask is last.mask
-        for new in rounds:
-            state = correct_object(self._interaction, state, new)
-        if not goes_on:
-            changed = covering_box(last, state)
-        elif len(rounds) == 1:
-            changed = state.changed
-        else:
-            assert last is not None
-            changed = changed_box(last, state)
-        self._state = replace(state, changed=changed)
-        return self._state
+    def segment_all(self, terms: Sequence[str] | str | None = None) -> LabelPrediction:
+        """Looks for structures by their names in the whole image, without a click, and draws those that are there.
 
-    def _prediction(self, state: ObjectState, started: float, encoder_calls: int) -> Prediction:
-        engine = self._require_engine()
-        drawing = state.drawing
-        if state.mask.is_empty:
-            logger.warning(
-                "the mask is empty: the model found nothing at these prompts; add a point on the object or a box"
-            )
-        return Prediction(
-            volume=engine.volume,
-            score=drawing.score,
-            presence=drawing.presence,
-            scores=tuple(s for s, _ in drawing.candidates) or (drawing.score,),
-            changed_box=native_box(engine.volume, *state.changed),
-            seconds=time.perf_counter() - started,
-            encoder_calls=encoder_calls,
-            level_spacing_mm=engine.lattice.level_spacing_mm(drawing.canvas.level),
-            logits_lowres=LowresLogits(state, engine.signature),
-            _alternatives=tuple(c for _, c in drawing.candidates) or (drawing.canvas,),
-        )
+        They share the image's embeddings and the decoder's passes. Where they overlap, a part has the voxel before its
+        whole, and of others the surest one; ``result.object(name)`` is each of them whole, to be corrected:
+        ``predict(mask=result.object("liver"), points=[...], labels=[...])``.
+
+        Args:
+            terms: names; None for all that the weights were trained on (``model.config.text_terms``).
+
+        Returns:
+            A label map on the image's grid with names, presence, scores and volumes; label values count from 1.
+
+        Raises:
+            ValueError: for weights that do not understand text, and for text that names nothing known.
+        """
+        with self._lock:
+            engine = self._require_engine()
+            return segment_structures(engine, understand_all(self.model.config, terms))
 
     def precompute(
         self,
@@ -388,66 +314,9 @@ class Predictor:
             ValueError: for a level that the image does not have.
         """
         engine = self._require_engine()
-        chosen = range(engine.lattice.num_levels) if levels is None else levels
-        bad = [level for level in chosen if not 0 <= level < engine.lattice.num_levels]
-        if bad:
-            raise ValueError(f"levels={bad}: this image has levels 0 to {engine.lattice.num_levels - 1}")
-        tiles = [tile for level in sorted(chosen, reverse=True) for tile in engine.lattice.all_tiles(level)]
-        if levels is None and self.cache.disk is None:
-            tiles = tiles[: max(1, self.cache.max_bytes // embedding_bytes(self.model))]
-        tiles = tiles[:max_tiles]
+        tiles = choose_tiles(engine, levels, max_tiles)
 
         def work() -> int:
-            from tqdm import tqdm
+            return encode_ahead(engine, tiles, self._lock, lambda: self._engine is engine, progress)
 
-            shown = progress and sys.stderr.isatty()
-            for tile in tqdm(tiles, desc="encoding tiles", unit="tile", disable=not shown, file=sys.stderr):
-                with self._lock:
-                    if self._engine is not engine:
-                        break
-                    engine.embed([tile])
-            return sum(self.cache.has(engine.signature, tile) for tile in tiles)
-
-        if not background:
-            return work()
-        executor = ThreadPoolExecutor(1, thread_name_prefix="promptseg-precompute")
-        future = executor.submit(work)
-        executor.shutdown(wait=False)
-        return future
-
-
-def _check_handed_over(logits: LowresLogits, signature: str, prompts: tuple[Any, ...]) -> None:
-    """Refuses logits that do not belong to the image, or that come alone.
-
-    Raises:
-        ValueError: with the cure.
-    """
-    if logits.signature != signature:
-        raise ValueError("mask: these logits belong to another image or model; pass a mask on this image's grid")
-    if all(p is None for p in prompts):
-        raise ValueError("mask: low-resolution logits alone change nothing; add a point, box, scribble or lasso")
-
-
-def preferred_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes in it fast, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
-
-
-def embedding_bytes(model: PromptableModel) -> int:
-    """Memory of one tile's embedding, estimated from the model's sizes."""
-    config = model.config
-    channels = (*config.stem_channels, config.embed_dim)
-    values = sum(c * (config.tile_size // s) ** 3 for c, s in zip(channels, (2, 4, 8, 16), strict=True))
-    return (values + config.tile_size**3) * torch.finfo(model.dtype).bits // 8
-
-
-def _digest_weights(model: PromptableModel) -> str:
-    digest = hashlib.blake2b(digest_size=12)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+        return in_background(work) if background else work()

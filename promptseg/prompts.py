@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from .strokes import Stroke, key_points_along, key_points_among, rasterise_lasso
 from .volume import SPACES, Volume
 
 __all__ = ["Box", "Lasso", "Mask", "Points", "PromptSet", "Scribble", "Stroke", "Text"]
+
+if TYPE_CHECKING:
+    from .structures import Structure
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ class PromptSet:
         mask_box: half-open box around the voxels inside; None for logits that are positive nowhere, or no mask.
         mask_is_logits: whether it holds logits.
         text: words for the object.
+        structure: what these words name, as the model knows it; None without words, and before they are understood.
     """
 
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
@@ -49,6 +53,7 @@ class PromptSet:
     mask_box: Box3D | None = None
     mask_is_logits: bool = False
     text: tuple[str, ...] = ()
+    structure: Structure | None = None
 
     @classmethod
     def from_arguments(

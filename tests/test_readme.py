@@ -30,7 +30,7 @@ def test_first_block_is_the_two_commands() -> None:
 
 
 def test_python_block_runs(promptseg_tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (source,) = blocks("python")
+    source, words = blocks("python")
     assert promptseg_tiny in source
     shutil.copy(demo.IMAGE, tmp_path / "ct.nii.gz")
     monkeypatch.chdir(tmp_path)
@@ -38,6 +38,8 @@ def test_python_block_runs(promptseg_tiny: str, tmp_path: Path, monkeypatch: pyt
     exec(compile(source, "README.md", "exec"), names)
     assert (tmp_path / "liver.nii.gz").is_file()
     mask = names["result"].mask
+    exec(compile(words, "README.md", "exec"), names)  # goes on with the same predictor
+    assert (tmp_path / "labels.nii.gz").is_file() == names["predictor"].understands_text
     assert mask[86, 47, 100] == 1
     assert mask[86, 43, 84] == 0
 

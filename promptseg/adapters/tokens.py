@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..models import DecoderOutput, EncodedPrompts, ImageEmbedding, PromptableModel, PromptBatch
-
 
 class LabelTokens(nn.Module):
     """Tokens that are learned during fine-tuning.
@@ -24,45 +22,3 @@ class LabelTokens(nn.Module):
     def forward(self, labels: Tensor) -> Tensor:
         """Tokens of label numbers (...) as (..., T, C)."""
         return self.weight[labels]
-
-
-def empty_prompts(num_tiles: int, num_objects: int, device: torch.device | str = "cpu") -> PromptBatch:
-    """Prompts that say nothing, for objects asked for by their tokens alone or with a mask."""
-    return PromptBatch(
-        torch.zeros(num_tiles, num_objects, 1, 3, device=device),
-        torch.full((num_tiles, num_objects, 1), -1, dtype=torch.long, device=device),
-    )
-
-
-def decode_with_tokens(
-    model: PromptableModel,
-    embedding: ImageEmbedding,
-    prompts: PromptBatch,
-    tokens: Tensor,
-    tokens_are_present: Tensor | None = None,
-    multimask: bool = False,
-) -> DecoderOutput:
-    """Decodes masks for prompts with learned tokens beside them; without tokens it is ``model.decode``.
-
-    Args:
-        model: whose decoder answers.
-        embedding: of B tiles.
-        prompts: of P objects on each tile.
-        tokens: (B, P, T, C) or (P, T, C) for all tiles.
-        tokens_are_present: (B, P) bool; None for all.
-        multimask: also return candidates.
-    """
-    encoded = model.encode_prompts(prompts, embedding.grid_shape, embedding.spacing_mm)
-    batch, num_objects = encoded.sparse_prompts.shape[:2]
-    tokens = tokens.expand(batch, *tokens.shape[-3:]).to(encoded.sparse_prompts)
-    present = torch.ones(batch, num_objects, dtype=torch.bool, device=tokens.device)
-    present = present if tokens_are_present is None else tokens_are_present
-    joined = EncodedPrompts(
-        torch.cat([encoded.sparse_prompts, tokens], dim=2),
-        torch.cat([encoded.sparse_is_present, present[..., None].expand(-1, -1, tokens.shape[2])], dim=2),
-        encoded.dense_prompts,
-    )
-    codes = model.image_encoder.token_position_codes(embedding.grid_shape, embedding.spacing_mm)
-    return model.mask_decoder(
-        image_embedding=embedding, image_position_codes=codes, prompts=joined, multimask=multimask
-    )

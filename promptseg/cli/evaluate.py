@@ -19,10 +19,23 @@ def run(config: EvaluationConfig) -> int:
     failures = sum(len(m["failures"]) for m in result.summary["models"].values())
     for line in _table(models):
         print(line)
+    for name, m in models.items():
+        if facts := _about_names(m["names"]):
+            print(f"{name}: {facts}")
     print(f"{result.report}: {next(iter(models.values()))['objects'] if models else 0} objects")
     if failures:
         print(f"{failures} failures count as zero; the report lists them")
     return 1 if failures else 0
+
+
+def _about_names(names: dict[str, Any]) -> str:
+    facts = []
+    if names.get("presence_auc") is not None:
+        counts = f"{names['present']} present, {names['absent']} absent"
+        facts.append(f"presence AUROC {names['presence_auc']:.3f} ({counts})")
+    if names.get("sides_confused") is not None:
+        facts.append(f"left and right confused in {names['sides_confused']:.1%} of {names['sided']}")
+    return "; ".join(facts)
 
 
 def _table(models: dict[str, Any]) -> list[str]:

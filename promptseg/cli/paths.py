@@ -27,6 +27,15 @@ def check_image_output(output: str, inputs: tuple[str | None, ...]) -> None:
             raise ValueError(f"output {output!r} is also an input; choose another name, so that it is not overwritten")
 
 
+def table_path(output: str) -> Path:
+    """The JSON file beside a label map: ``labels.json`` for ``labels.nii.gz``."""
+    from ..io import WRITABLE_SUFFIXES
+
+    path = Path(output)
+    suffix = max((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), key=len, default=path.suffix)
+    return path.with_name(path.name[: len(path.name) - len(suffix)] + ".json")
+
+
 def check_folder(folder: Path, output: str) -> None:
     """Refuses a folder that is not there or not writable.
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from .command import Command, option
 from .coordinates import Coordinates, parse_coordinates, parse_stroke
 from .loading import DEFAULT_MODEL, load_predictor, progress_bar
-from .paths import check_image_output
+from .paths import check_image_output, table_path
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..label_prediction import LabelPrediction
     from ..prediction import Prediction
     from ..predictor import Predictor
     from ..volume import Volume
@@ -23,13 +24,14 @@ class SegmentConfig:
     """Segments one object of a 3D image from prompts, and writes the mask on the image's own grid.
 
     All prompts speak of one object and may be mixed. Points are voxel indices i,j,k of the image as nibabel reads it;
-    with --space ras or lps they are millimetres. A negative number needs no quoting: --point -12.5,3,4.
+    with --space ras or lps they are millimetres. A negative number needs no quoting: --point -12.5,3,4. Several --text,
+    or --all, give a label map of several objects, with a table on the terminal and as JSON beside the map.
     """
 
     image: str = option(metavar="IMAGE", is_positional=True)
     """image to segment: .nii, .nii.gz, or (with the extra promptseg[itk]) .nrrd, .mha, .mhd"""
     output: str = option(short="-o", metavar="OUT")
-    """where to write the mask: uint8, 1 in the object (with --all: label values); the suffix chooses the format"""
+    """where to write the mask: uint8, 1 in the object (of several: label values); the suffix chooses the format"""
     point: tuple[Coordinates, ...] = option((), metavar="I,J,K", is_repeatable=True)
     """a click on the object; may be repeated"""
     negative: tuple[Coordinates, ...] = option((), metavar="I,J,K", is_repeatable=True)
@@ -44,8 +46,9 @@ class SegmentConfig:
     """a closed contour around the object on one slice, point by point; may be repeated"""
     mask: str | None = option(None, metavar="FILE")
     """a mask to start from, on the image's grid, such as an earlier result"""
-    text: str | None = option(None, metavar="WORDS")
-    """what to segment, in words; needs weights that were trained with text"""
+    text: tuple[str, ...] = option((), metavar="WORDS", is_repeatable=True)
+    """what to segment, in words, such as "left kidney"; repeated, it makes a label map; needs weights that were trained
+    with text"""
     space: Literal["voxel", "ras", "lps"] = "voxel"
     """what coordinates mean: voxel indices, or millimetres right-anterior-superior or left-posterior-superior"""
     overlay: str | None = option(None, metavar="FILE.png")
@@ -55,7 +58,7 @@ class SegmentConfig:
     adapter: tuple[str, ...] = option((), metavar="NAME", is_repeatable=True)
     """put an adapter on the weights: a folder that promptseg finetune wrote, or a Hub id; may be repeated"""
     all: bool = False
-    """without a prompt: find every label that the adapter was tuned for, and write a label map"""
+    """without a prompt: find every structure that the weights know by name, or that the adapter was tuned for"""
     device: str | None = option(None, metavar="DEVICE")
     """cpu, cuda, cuda:N or mps; a GPU is used if there is one"""
     cache: bool = False
@@ -70,10 +73,17 @@ class SegmentConfig:
         for name in ("scribble", "negative_scribble", "lasso"):
             strokes = tuple(parse_stroke(v, f"--{name.replace('_', '-')}") for v in getattr(self, name))
             object.__setattr__(self, name, strokes)
+        object.__setattr__(self, "text", (self.text,) if isinstance(self.text, str) else tuple(self.text))
         given = (self.point, self.negative, self.box, self.scribble, self.negative_scribble, self.lasso)
-        is_prompted = any(given) or self.mask is not None or self.text is not None
-        if self.all and (is_prompted or not self.adapter):
-            raise ValueError("--all takes no prompts and needs an --adapter; leave the prompts out, or --all")
+        is_pointed = any(given) or self.mask is not None
+        is_prompted = is_pointed or bool(self.text)
+        if self.all and is_prompted:
+            raise ValueError("--all takes no prompts; leave the prompts out, or --all")
+        if len(self.text) > 1 and is_pointed:
+            raise ValueError(
+                f"{len(self.text)} times --text with other prompts, which speak of one object: name that one alone, or "
+                "leave the other prompts out"
+            )
         if not is_prompted and not self.all:
             raise ValueError("no prompt: give at least one --point, --box, --scribble, --lasso, --mask or --text")
 
@@ -97,8 +107,11 @@ def run(config: SegmentConfig) -> int:
         bar.update()
         bar.set_description("segmenting")
         predictor.set_image(volume)
-        if config.all:
-            return write_labels(config, predictor)
+        if config.all or len(config.text) > 1:
+            labels = find_labels(config, predictor)
+            bar.update()
+            bar.close()
+            return write_labels(config, labels)
         prediction = predictor.predict(**prompts)
         bar.update()
     prediction.save(config.output)
@@ -109,18 +122,31 @@ def run(config: SegmentConfig) -> int:
     return 0
 
 
-def write_labels(config: SegmentConfig, predictor: Predictor) -> int:
-    """Finds every label of the adapters, writes the map and its picture, and prints one line about each."""
-    prediction = predictor.predict_labels()
+def find_labels(config: SegmentConfig, predictor: Predictor) -> LabelPrediction:
+    """The structures that are named; with --all those of the adapters that are on, else all that the weights know."""
+    if config.all and config.adapter:
+        return predictor.predict_labels()
+    return predictor.segment_all(config.text or None)
+
+
+def write_labels(config: SegmentConfig, prediction: LabelPrediction) -> int:
+    """Writes a label map, its table as JSON and its picture, and prints the table."""
     prediction.save(config.output)
-    print(f"{config.output}: {len(prediction.names)} labels, {prediction.seconds:.2f} s")
-    for value, amount in prediction.volumes_ml().items():
-        found = f"{amount:.3g} ml" if amount else "not found"
-        print(f"  {value} {prediction.names[value]}: {found}, presence {prediction.presence[value]:.2f}")
+    path = prediction.save_table(table_path(config.output))
+    rows = prediction.table()
+    found = sum(row["found"] for row in rows)
+    print(f"{config.output}: {found} of {len(rows)} labels found, {prediction.seconds:.2f} s; table in {path}")
+    width = max(len(row["name"]) for row in rows)
+    print(f"  {'value':>5}  {'name':<{width}}  {'ml':>9}  {'est. IoU':>8}  {'presence':>8}")
+    for row in rows:
+        amount = f"{row['volume_ml']:.4g}" if row["found"] else "not found"
+        score = f"{row['score']:.2f}" if row["found"] else ""
+        line = f"  {row['value']:>5}  {row['name']:<{width}}  {amount:>9}  {score:>8}  {row['presence']:>8.2f}"
+        print(line)
     if config.overlay:
         from ..render import render_overlay, save_picture
 
-        save_picture(render_overlay(predictor.volume, prediction.labels), config.overlay)
+        save_picture(render_overlay(prediction.volume, prediction.labels), config.overlay)
         print(f"{config.overlay}: slices through the labels")
     return 0
 
@@ -144,7 +170,7 @@ def prompt_arguments(config: SegmentConfig, volume: Volume) -> dict[str, Any]:
         "scribbles": scribbles or None,
         "lassos": [Lasso(contour) for contour in config.lasso] or None,
         "mask": read_mask(config.mask, volume) if config.mask else None,
-        "text": config.text,
+        "text": config.text[0] if config.text else None,
         "space": config.space,
     }
 
@@ -185,7 +211,9 @@ def read_mask(path: str, volume: Volume) -> np.ndarray:
 def describe(prediction: Prediction, path: str) -> str:
     """One line about a result."""
     amount = f"{prediction.volume_ml:.3g} ml" if prediction.volume_ml < 100 else f"{prediction.volume_ml:.0f} ml"
-    return f"{path}: {amount}, estimated IoU {prediction.score:.2f}, {prediction.seconds:.2f} s"
+    named = "" if prediction.name is None else f"{prediction.name}, "
+    presence = "" if prediction.name is None else f", presence {prediction.presence:.2f}"
+    return f"{path}: {named}{amount}, estimated IoU {prediction.score:.2f}{presence}, {prediction.seconds:.2f} s"
 
 
 def draw(config: SegmentConfig, prediction: Prediction) -> None:
@@ -211,5 +239,6 @@ COMMAND = Command(
   promptseg segment ct.nii.gz --point 86,47,100 --negative 86,43,84 -o liver.nii.gz
   promptseg segment mr.nii.gz --box 20,30,10,60,70,40 --mask earlier.nii.gz -o tumour.nii.gz
   promptseg segment ct.nii.gz --space lps --point -80.0,-152.3,394.3 -o liver.nii.gz
+  promptseg segment ct.nii.gz --text liver --text "left kidney" -o labels.nii.gz
   promptseg segment mr.nii.gz --adapter hippocampus --all -o labels.nii.gz""",
 )

@@ -29,12 +29,14 @@ class LoadedCase:
         labels: (I, J, K) whole numbers on the image's grid.
         objects: (label values, name) of each structure whose presence or absence is known.
         boxes: label value -> half-open box that comes with the case, and only those; None where boxes are simulated.
+        absent: names of annotated structures that this case does not have.
     """
 
     image: SegmenterImage
     labels: np.ndarray
     objects: tuple[tuple[tuple[int, ...], str], ...]
     boxes: Mapping[int, VoxelBox] | None = None
+    absent: tuple[str, ...] = ()
 
 
 class EvaluationCase(Protocol):
@@ -147,8 +149,25 @@ class CatalogCase:
             known = set(self.case.annotated)
             objects += [(values, name) for name, values in self.catalog.unions if known.issuperset(values)]
         return LoadedCase(
-            SegmenterImage(image.array, image.affine, self.case.modality), found.grid.array, tuple(objects)
+            SegmenterImage(image.array, image.affine, self.case.modality),
+            found.grid.array,
+            tuple(objects),
+            absent=self._absent(found.grid.array),
         )
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the structures that the data set labels."""
+        return tuple(self.catalog.names.values())
+
+    def _absent(self, labels: np.ndarray) -> tuple[str, ...]:
+        """Names of structures that would be labelled, and are not there."""
+        if self.case.instances or not self.case.complete:
+            return ()
+        names, present = self.catalog.names, set(np.unique(labels).tolist())
+        found = [names[value] for value in self.case.annotated if value in names and value not in present]
+        known = set(self.case.annotated)
+        return (*found, *(n for n, v in self.catalog.unions if known.issuperset(v) and present.isdisjoint(v)))
 
     def _values(self, labels: np.ndarray) -> list[int]:
         """Label values that are objects: the annotated ones, or every instance."""
@@ -228,12 +247,14 @@ class EvaluationObject:
         name: what it is.
         truth: its ground truth.
         is_union: whether it is made of several label values, each of which may be an object too.
+        mirrored: ground truth of the same structure on the other side of the body; None where there is none.
     """
 
     label: int
     name: str
     truth: TrueObject
     is_union: bool = False
+    mirrored: TrueObject | None = None
 
 
 def objects_of(loaded: LoadedCase, tolerance_mm: float) -> Iterator[EvaluationObject]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .protocols import COMPARABLE
 from .records import StepRecord, read_csv
 from .statistics import PatientBootstrap
 from .summary import Curves, case_challenge_scores, without_nan
@@ -139,7 +140,7 @@ def compare_reports(a: str | Path, b: str | Path, config: CompareConfig | None =
     summary_a, summary_b = _read_summary(Path(a)), _read_summary(Path(b))
     for name in ("protocol", "corrections", "tolerance_mm", "seed"):
         one, other = summary_a["settings"][name], summary_b["settings"][name]
-        if one != other:
+        if one != other and not any({one, other} <= group for group in COMPARABLE):
             raise ValueError(f"{a} was made with {name}={one!r} and {b} with {other!r}: evaluate both in the same way")
     name_a = _choose_model(summary_a, config.model_a, Path(a), None)
     same = Path(a).resolve() == Path(b).resolve()

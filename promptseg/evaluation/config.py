@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, replace
 from typing import Any
 
+from .names import meaning_of
 from .protocols import ProtocolName, choose_protocol
 
 DEFAULT_MODELS = ("promptseg-tiny", "random-walker", "region-growing", "fast-marching", "box-as-mask")
@@ -42,7 +43,12 @@ class EvaluationConfig:
     root: str | None = _shell(None, metavar="FOLDER")
     """folder that the paths in a single catalog are relative to"""
     clicks: int | None = _shell(None, metavar="N")
-    """number of corrections; the protocol's own if not given: clicks 10, cvpr25, scribble and mask 5, box and text 0"""
+    """number of corrections; the protocol's own if not given: clicks and named 10, cvpr25, scribble and mask 5, the
+    others 0"""
+    absent: tuple[str, ...] = _shell((), metavar="WORDS", is_repeatable=True)
+    """with the protocols text and auto: a structure that the images do not show, asked for by name to measure whether
+    its absence is noticed; left out where structures of the same region of the body are labelled; may be repeated.
+    Structures that a data set labels and a case lacks are asked for in any case"""
     max_cases: int | None = _shell(None, metavar="N")
     """at most so many cases of each data set, drawn with the seed"""
     max_objects: int | None = _shell(None, metavar="N")
@@ -74,6 +80,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", tuple(self.model) or DEFAULT_MODELS)
+        object.__setattr__(self, "absent", tuple(self.absent))
+        if self.absent and not choose_protocol(self.protocol, self.clicks).asks_for_absent:
+            raise ValueError(f"--absent {self.absent[0]!r}: only with the protocols text and auto")
+        if unknown := [name for name in self.absent if meaning_of(name) is None]:
+            raise ValueError(f"--absent {unknown[0]!r}: not in the vocabulary; see promptseg vocabulary search")
         choose_protocol(self.protocol, self.clicks)
         for name in ("max_cases", "max_objects", "clicks", "threads"):
             value = getattr(self, name)
@@ -108,4 +119,5 @@ class EvaluationConfig:
             "jitter_repeats": self.jitter_repeats,
             "jitter": self.jitter,
             "npz": self.npz,
+            **({"absent": list(self.absent)} if self.absent else {}),
         }

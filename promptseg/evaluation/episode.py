@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .boxes import VoxelBox, bounding_box, slices
 from .cases import EvaluationCase, EvaluationObject
-from .metrics import Scores
+from .metrics import Scores, TrueObject
 from .prompts import ObjectPrompts
 from .protocols import Given, Protocol, correction, jittered, opening
 from .records import StepRecord
@@ -214,13 +214,65 @@ class _Player:
             predicted_iou=math.nan if answer.score is None else float(answer.score),
             seconds=seconds,
             encoder_calls=math.nan if answer.encoder_calls is None else float(answer.encoder_calls),
+            presence=math.nan if answer.presence is None else float(answer.presence),
+            other_side=self._other_side(answer.mask),
         )
+
+    def _other_side(self, mask: np.ndarray) -> float:
+        if self.target.mirrored is None:
+            return math.nan
+        own, other = self.target.truth.count_inside(mask), self.target.mirrored.count_inside(mask)
+        return other / (own + other) if own + other else math.nan
 
     def failed(self) -> Iterator[StepRecord]:
         """The worst scores at every step."""
         protocol = self.config.protocol
         for step in range(protocol.first_step, protocol.num_corrections + 1):
             yield replace(self.blank, step=step, is_failed=True, **_zero_scores(self.target.truth.worst_mm))
+
+
+def ask_for_absent(
+    model: str,
+    segmenter: InteractiveSegmenter,
+    case: EvaluationCase,
+    image: SegmenterImage,
+    names: Sequence[str],
+    protocol: Protocol,
+) -> tuple[list[StepRecord], list[str]]:
+    """Asks for structures that are not in the image.
+
+    Returns:
+        One record for each name, and what went wrong.
+    """
+    records, errors = [], []
+    for name in names:
+        nothing = TrueObject(np.zeros((1, 1, 1), dtype=bool), image.spacing_mm.tolist(), (0, 0, 0), image.array.shape)
+        target = EvaluationObject(0, name, nothing)
+        blank = replace(blank_record(model, case, target), is_absent=True, step=protocol.first_step)
+        try:
+            if isinstance(segmenter, SeesTruth):
+                segmenter.set_truth(np.zeros(image.array.shape, dtype=bool))
+            given = opening(protocol, nothing, name, None, True, generator_for(0))
+            assert given is not None
+            segmenter.start_object()
+            started = time.perf_counter()
+            answer = segmenter.predict(given.prompts)
+            seconds = time.perf_counter() - started
+        except Exception as error:  # as in play_object
+            logger.warning("%s failed on %s/%s, %s: %s", model, case.dataset, case.name, name, error, exc_info=True)
+            records.append(replace(blank, is_failed=True, dice=0.0))
+            errors.append(f"{name}: {type(error).__name__}: {error}")
+            continue
+        records.append(
+            replace(
+                blank,
+                prompt=given.kind,
+                dice=0.0 if np.any(answer.mask) else 1.0,
+                seconds=seconds,
+                presence=math.nan if answer.presence is None else float(answer.presence),
+            )
+        )
+    return records, errors
 
 
 def _zero_scores(worst_mm: float) -> dict[str, float]:

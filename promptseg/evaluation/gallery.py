@@ -49,7 +49,7 @@ def choose_rows(records: Sequence[StepRecord], count: int) -> list[tuple[str, St
     if not records or not count:
         return []
     last = max(r.step for r in records)
-    rows = [r for r in records if r.step == last and r.repeat == 0 and not r.is_failed]
+    rows = [r for r in records if r.step == last and r.repeat == 0 and not (r.is_failed or r.is_absent)]
     rows.sort(key=lambda r: (r.dice, r.dataset, r.case, r.label, r.name))
     start = max(0, len(rows) // 2 - count // 2)
     groups = (("worst", rows[:count]), ("median", rows[start : start + count]), ("best", rows[::-1][:count]))

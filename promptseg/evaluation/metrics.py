@@ -109,6 +109,10 @@ class TrueObject:
             out[slices(first - low, last - low)] = self.mask[slices(first - self.low, last - self.low)]
         return out
 
+    def count_inside(self, predicted: np.ndarray) -> int:
+        """Voxels of a prediction (I, J, K) bool of the whole image that lie in the object."""
+        return int(np.count_nonzero(predicted[slices(self.low, self.high)] & self.mask))
+
     def union_crops(self, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Truth and prediction in the smallest box that holds both.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .names import meaning_of
 from .prompts import ObjectPrompts
 from .segmenters import SegmenterAnswer, SegmenterImage
 
@@ -20,8 +21,8 @@ class PredictorSegmenter:
 
     Args:
         predictor: to be measured.
-        accepts: kinds of prompts it understands; None for those of promptseg's own weights, with text where they have
-            learnt it.
+        accepts: kinds of prompts it understands; None for those of promptseg's own weights, with text and automatic
+            where they have learnt text.
 
     Example:
         >>> PredictorSegmenter.from_pretrained("promptseg-tiny")  # doctest: +SKIP
@@ -29,8 +30,9 @@ class PredictorSegmenter:
 
     def __init__(self, predictor: Any, accepts: frozenset[str] | None = None) -> None:
         self.predictor = predictor
-        spoken = {"text"} if getattr(predictor, "understands_text", False) else set()
+        spoken = {"text", "automatic"} if getattr(predictor, "understands_text", False) else set()
         self.accepts = accepts or frozenset({"points", "box", "scribbles", "mask", *spoken})
+        self._found: Any = None
 
     @classmethod
     def from_pretrained(cls, name: str, device: str | None = None) -> PredictorSegmenter:
@@ -53,6 +55,7 @@ class PredictorSegmenter:
 
     def set_image(self, image: SegmenterImage) -> None:
         """Hands over the array with its affine; embeddings of the image before are dropped."""
+        self._found = None
         self.predictor.clear()
         self.predictor.set_image(np.ascontiguousarray(image.array), affine=image.affine)
 
@@ -63,7 +66,9 @@ class PredictorSegmenter:
         """Asks the predictor with all prompts so far."""
         from ..prompts import Scribble
 
-        with quiet("promptseg.predictor"):  # an empty mask is scored, not warned of
+        if prompts.is_automatic:
+            return self._find(prompts.text or "")
+        with quiet("promptseg.predictor"), quiet("promptseg.structures"):  # an answer is scored, not warned of
             prediction = self.predictor.predict(
                 points=prompts.points if len(prompts.points) else None,
                 labels=prompts.labels if len(prompts.points) else None,
@@ -72,7 +77,21 @@ class PredictorSegmenter:
                 mask=None if prompts.mask is None else prompts.mask.astype(np.uint8),
                 text=prompts.text,
             )
-        return SegmenterAnswer(prediction.mask, prediction.score, prediction.encoder_calls)
+        presence = getattr(prediction, "presence", None)
+        return SegmenterAnswer(prediction.mask, prediction.score, prediction.encoder_calls, presence)
+
+    def _find(self, name: str) -> SegmenterAnswer:
+        """One structure of those found without a prompt, all at once at the first call; empty for an unknown one."""
+        encoder_calls = 0
+        if self._found is None:
+            self._found = self.predictor.segment_all()
+            encoder_calls = self._found.encoder_calls
+        found, wanted = self._found, meaning_of(name)
+        values = [value for value, known in found.names.items() if meaning_of(known) == wanted]
+        if wanted is None or not values:
+            return SegmenterAnswer(np.zeros(found.labels.shape, dtype=bool), 0.0, encoder_calls, 0.0)
+        value = values[0]
+        return SegmenterAnswer(found.labels == value, found.scores[value], encoder_calls, found.presence[value])
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ class ObjectPrompts:
         strokes: scribbles, in the order they were made.
         mask: (I, J, K) bool to go on from.
         text: what the object is called.
+        is_automatic: whether the name is no prompt, and says which of the objects found without one is meant.
     """
 
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), dtype=int))
@@ -41,6 +42,7 @@ class ObjectPrompts:
     strokes: tuple[Stroke, ...] = ()
     mask: np.ndarray | None = None
     text: str | None = None
+    is_automatic: bool = False
 
     def with_point(self, voxel: tuple[int, int, int], label: int) -> ObjectPrompts:
         """These prompts and one click more."""
@@ -53,13 +55,14 @@ class ObjectPrompts:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Which kinds there are: ``points``, ``box``, ``scribbles``, ``mask``, ``text``."""
+        """Which kinds there are: ``points``, ``box``, ``scribbles``, ``mask``, ``text``, ``automatic``."""
         present = {
             "points": len(self.points) > 0,
             "box": self.box is not None,
             "scribbles": len(self.strokes) > 0,
             "mask": self.mask is not None,
-            "text": self.text is not None,
+            "text": self.text is not None and not self.is_automatic,
+            "automatic": self.is_automatic,
         }
         return frozenset(kind for kind, is_there in present.items() if is_there)
 

@@ -9,13 +9,18 @@ protocol     opens with                                                  correct
 ``scribble`` a line through the object                                   lines through the largest error     1 to 5
 ``mask``     a mask corrupted to a Dice of 0.7                           clicks, depth in mm                 0 to 5
 ``text``     the object's name                                           nothing (clicks, if asked for)      0
+``named``    the object's name, with the first click of ``clicks``       clicks, depth in mm                 1 to 10
+``auto``     nothing: everything that is known is looked for             nothing                             0
 ===========  ==========================================================  ==================================  =======
 
 Sources: ``clicks`` follows the deepest-point users of f-BRS (Sofiiuk et al., CVPR 2020) and RITM (arXiv:2102.06583),
 whose number of clicks to reach a quality (NoC) is reported; ``cvpr25`` is "CVPR 2025: Foundation Models for Interactive
 3D Biomedical Image Segmentation", CVPR25_iter_eval.py and get_boxes.py in github.com/JunMa11/CVPR-MedSegFMCompetition;
 ``scribble`` follows the centre-line user of ScribblePrompt (arXiv:2312.07381) with one line instead of many;
-``mask`` and ``text`` are defined here. In ``mask``, step 0 scores the mask that is handed over.
+``mask``, ``text``, ``named`` and ``auto`` are defined here; ``named`` differs from ``clicks`` in the name alone, so
+that ``promptseg compare`` of the two says what a name adds to a click. Objects whose name is not in the vocabulary are
+left out of these three. In ``text`` and ``auto``, structures that are known to be absent are asked for, too. In
+``mask``, step 0 scores the mask that is handed over.
 
 Every object of a case is simulated alone. The random choices (the box's shift, the corruption) depend on the seed and
 the names of data set, case and object only, so neither order nor number of workers nor a resume changes them.
@@ -35,7 +40,7 @@ from .metrics import TrueObject
 from .prompts import ObjectPrompts
 from .simulation import challenge_box, corrupt_mask, jitter_box, jitter_point, next_scribble
 
-ProtocolName = Literal["clicks", "cvpr25", "box", "scribble", "mask", "text"]
+ProtocolName = Literal["clicks", "cvpr25", "box", "scribble", "mask", "text", "named", "auto"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,16 @@ class Protocol:
     corrupted_dice: float = 0.7
 
     @property
+    def speaks(self) -> bool:
+        """Whether objects are asked for by their names."""
+        return not self.kinds.isdisjoint({"text", "automatic"})
+
+    @property
+    def asks_for_absent(self) -> bool:
+        """Whether structures that are absent are asked for, too."""
+        return self.speaks and not self.opens_with_click
+
+    @property
     def first_step(self) -> int:
         """Number of the first step."""
         return 1 if self.opens_with_click else 0
@@ -69,7 +84,11 @@ PROTOCOLS: dict[str, Protocol] = {
     "scribble": Protocol("scribble", frozenset({"scribbles"}), 5, opens_with_click=True),
     "mask": Protocol("mask", frozenset({"mask", "points"}), 5),
     "text": Protocol("text", frozenset({"text"}), 0),
+    "named": Protocol("named", frozenset({"text", "points"}), 10, opens_with_click=True),
+    "auto": Protocol("auto", frozenset({"automatic"}), 0),
 }
+COMPARABLE: tuple[frozenset[str], ...] = (frozenset({"clicks", "named"}), frozenset({"text", "auto"}))
+"""Protocols whose steps ask for the same objects with as many clicks."""
 
 
 def choose_protocol(name: str, num_corrections: int | None = None) -> Protocol:
@@ -87,6 +106,8 @@ def choose_protocol(name: str, num_corrections: int | None = None) -> Protocol:
         raise ValueError(f"--clicks {num_corrections}: expected 1 or more for protocol {name}")
     if name == "cvpr25" and num_corrections != 5:
         raise ValueError(f"--clicks {num_corrections}: protocol cvpr25 is defined with 5; use --protocol box or clicks")
+    if name == "auto" and num_corrections:
+        raise ValueError(f"--clicks {num_corrections}: protocol auto has none; use --protocol text")
     kinds = protocol.kinds | {"points"} if num_corrections and name in ("box", "text") else protocol.kinds
     return replace(protocol, num_corrections=num_corrections, kinds=kinds)
 
@@ -128,11 +149,14 @@ def opening(
         The prompt; None where the protocol goes straight to the first correction.
     """
     middle = (truth.low + truth.high - 1) / 2
-    if protocol.name in ("clicks", "scribble"):
-        return correction(protocol, truth, truth.low, truth.mask, np.zeros_like(truth.mask), ObjectPrompts())
+    if protocol.opens_with_click:
+        said = ObjectPrompts(text=name if protocol.name == "named" else None)
+        return correction(protocol, truth, truth.low, truth.mask, np.zeros_like(truth.mask), said)
     if protocol.name == "mask":
         mask = corrupt_mask(truth, generator, protocol.corrupted_dice)
         return Given(ObjectPrompts(mask=mask), "mask", middle)
+    if protocol.name == "auto":
+        return Given(ObjectPrompts(text=name, is_automatic=True), "automatic", middle)
     if protocol.name == "text":
         return Given(ObjectPrompts(text=name), "text", middle)
     if not has_boxes:
@@ -198,7 +222,8 @@ def jittered(first: Given, truth: TrueObject, amount: float, generator: np.rando
         depth_mm = float(distance_to_outside(truth.mask, truth.spacing_mm)[tuple(np.array(click) - truth.low)])
         reach_mm = max(amount * depth_mm, float(truth.spacing_mm.max()))
         i, j, k = jitter_point((click[0], click[1], click[2]), truth, reach_mm, generator)
-        return Given(ObjectPrompts().with_point((i, j, k), 1), first.kind, np.array([i, j, k]))
+        said = ObjectPrompts(text=first.prompts.text)
+        return Given(said.with_point((i, j, k), 1), first.kind, np.array([i, j, k]))
     if first.kind == "box" and first.prompts.box is not None:
         box = jitter_box(first.prompts.box, amount / 4, truth.image_shape, generator)
         return Given(ObjectPrompts(box=box), first.kind, (box[0] + box[1] - 1) / 2)

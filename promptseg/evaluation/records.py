@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ class StepRecord:
     repeat: int
     """0 for the protocol itself; 1, 2, ... for its first prompt jittered."""
     prompt: str
-    """What was given at this step: ``box``, ``click+``, ``click-``, ``scribble+``, ``scribble-``, ``mask`` or ``text``;
-    empty where nothing was."""
+    """What was given at this step: ``box``, ``click+``, ``click-``, ``scribble+``, ``scribble-``, ``mask``, ``text`` or
+    ``automatic``; empty where nothing was."""
     ras_x: float
     """Place of a click, or the middle of a box or scribble, in RAS millimetres."""
     ras_y: float
@@ -76,10 +76,17 @@ class StepRecord:
     """True where nothing was left to correct, and the answer before stands."""
     is_failed: bool
     """True where the segmenter or the reading of the case failed; all scores are then the worst."""
+    presence: float = math.nan
+    """The segmenter's own estimate of the probability that the object is in the image."""
+    other_side: float = math.nan
+    """Of the answer's voxels in this object or in the same one on the other side: the share in that one."""
+    is_absent: bool = False
+    """True for a name that was asked for although the structure is not in the image: a Dice of 1 for an empty mask,
+    else of 0; no mean over objects contains it."""
 
 
 _INTEGERS = {"label", "voxels", "step", "repeat"}
-_BOOLEANS = {"is_carried", "is_failed"}
+_BOOLEANS = {"is_carried", "is_failed", "is_absent"}
 _TEXTS = {"model", "dataset", "case", "patient", "modality", "name", "prompt"}
 
 
@@ -91,6 +98,8 @@ def record_from_dict(content: dict[str, Any]) -> StepRecord:
     """
     values: dict[str, Any] = {}
     for field in fields(StepRecord):
+        if field.name not in content and field.default is not MISSING:
+            continue  # a column that reports of earlier releases do not have
         if field.name not in content:
             raise ValueError(f"results: no column {field.name!r}; expected a results.csv of this version")
         value = content[field.name]

@@ -18,7 +18,7 @@ _KNOWN: dict[str, Callable[[], InteractiveSegmenter]] = {
     "empty": EmptySegmenter,
     "clicked-voxels": ClickedVoxelsSegmenter,
 }
-_ACCEPTED = {"nninteractive": ALL_PROMPTS - {"text"}, "test": ALL_PROMPTS}
+_ACCEPTED = {"nninteractive": ALL_PROMPTS - {"text", "automatic"}, "test": ALL_PROMPTS}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SegmenterSpec:
             return kinds <= BASELINES[self.argument].accepts
         if self.kind in ("nninteractive", "test"):
             return kinds <= _ACCEPTED[self.kind]
-        if self.kind == "weights" and "text" not in kinds:
+        if self.kind == "weights" and not kinds & {"text", "automatic"}:
             from .predictor_adapter import accepted_prompts
 
             return kinds <= accepted_prompts(self.argument)

@@ -27,7 +27,10 @@ EXPLANATIONS = {
     "box": "One tight 3D box around the object.",
     "scribble": "A line along the middle of the object, then of the largest error, on one slice.",
     "mask": "A mask corrupted to a Dice of 0.7 is handed over (step 0), then clicks as in the protocol clicks.",
-    "text": "The name of the object.",
+    "text": "The name of the object, looked for in the whole image; and names of structures that are not there.",
+    "named": "The name of the object together with the first click of the protocol clicks, then clicks as there.",
+    "auto": "Everything that the model knows by name is looked for at once, and overlaps are resolved; an object that "
+    "it does not know counts as zero.",
 }
 
 
@@ -53,7 +56,8 @@ def write_report(
     models = {name: m for name, m in summary["models"].items() if m["objects"]}
     body = [*_head(summary, models, config)]
     if models:
-        body += [*_overview(models, config), *_curves(models, config), *_interaction(models), *_groups(models)]
+        body += [*_overview(models, config), *_curves(models, config), *_interaction(models)]
+        body += [*_names(models), *_groups(models)]
         body += _gallery(models, records, tasks, config)
     body += _about(summary)
     path = output / "report.html"
@@ -229,6 +233,36 @@ def _interaction(models: dict[str, Any]) -> list[str]:
         ]
         lines += ["<h3>Calibration of the predicted IoU</h3>", draw_chart(drawn, frame), table(head, rows)]
     return lines
+
+
+def _names(models: dict[str, Any]) -> list[str]:
+    """Presence and sides, where something was asked for by name."""
+    asked = {name: m["names"] for name, m in models.items() if m["names"].get("absent") or m["names"].get("sided")}
+    if not asked:
+        return []
+    head = ["model", "presence: AUROC", "objects", "absent names", "mean presence", "of absent names"]
+    head += ["absent, yet drawn", "objects with two sides", "sides confused", "share on the other side"]
+    rows = [
+        [
+            escape(name),
+            number(n["presence_auc"]),
+            str(n["present"]),
+            str(n["absent"]),
+            number(n["presence_of_present"]),
+            number(n["presence_of_absent"]),
+            share(n["absent_answered"]),
+            str(n["sided"]),
+            share(n["sides_confused"]),
+            share(n["other_side_share"]),
+        ]
+        for name, n in asked.items()
+    ]
+    return [
+        "<h2>Names</h2>",
+        "<p>Whether the estimated presence tells structures that are in the image from names that are not, at the "
+        "first step; and, where the structure of the other side is labelled, too, whether more was drawn there.</p>",
+        table(head, rows, [models[name]["is_baseline"] for name in asked]),
+    ]
 
 
 def _groups(models: dict[str, Any]) -> list[str]:

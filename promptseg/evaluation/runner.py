@@ -18,6 +18,7 @@ from typing import Any
 from .cases import EvaluationCase, find_cases
 from .config import EvaluationConfig
 from .environment import describe_environment, git_revision
+from .names import absent_names
 from .protocols import choose_protocol
 from .records import StepRecord, sorted_records, write_csv
 from .registry import SegmenterSpec, parse_specs
@@ -65,7 +66,16 @@ def run_evaluation(config: EvaluationConfig) -> EvaluationResult:
     output = Path(config.output)
     code_before = prepare_folder(output, config, revisions)
     tasks = [
-        CaseTask(spec, revisions[spec.name], case, config.settings(), str(output)) for spec in specs for case in cases
+        CaseTask(
+            spec,
+            revisions[spec.name],
+            case,
+            config.settings(),
+            str(output),
+            tuple(absent_names(config.absent, getattr(case, "terms", ()))),
+        )
+        for spec in specs
+        for case in cases
     ]
     waiting = [task for task in tasks if not is_done(task)]
     if len(waiting) < len(tasks):
@@ -164,7 +174,7 @@ def _refuse_other_settings(
 ) -> None:
     cure = "choose another folder with -o, or start afresh with --no-resume"
     now = config.settings()
-    for name, value in before.get("settings", {}).items():
+    for name, value in {"absent": None, **before.get("settings", {})}.items():
         if now.get(name) != value:
             raise ValueError(f"-o {output}: made with {name}={value!r}, and now it is {now.get(name)!r}; {cure}")
     for name, revision in before.get("revisions", {}).items():

@@ -9,7 +9,7 @@ import numpy as np
 
 from .prompts import ObjectPrompts
 
-ALL_PROMPTS = frozenset({"points", "box", "scribbles", "mask", "text"})
+ALL_PROMPTS = frozenset({"points", "box", "scribbles", "mask", "text", "automatic"})
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class SegmenterAnswer:
         mask: (I, J, K) bool, or of any number type with 0 outside the object.
         score: its own estimate of the IoU, 0 to 1; None if it makes none.
         encoder_calls: passes of its image encoder for this answer; None if it has none.
+        presence: its own estimate of the probability that the object is in the image at all; None if it makes none.
     """
 
     mask: np.ndarray
     score: float | None = None
     encoder_calls: int | None = None
+    presence: float | None = None
 
 
 @runtime_checkable
@@ -66,7 +68,7 @@ class InteractiveSegmenter(Protocol):
     """
 
     accepts: frozenset[str]
-    """Kinds of prompts it understands: of ``points``, ``box``, ``scribbles``, ``mask``, ``text``."""
+    """Kinds of prompts it understands: of ``points``, ``box``, ``scribbles``, ``mask``, ``text``, ``automatic``."""
 
     def set_image(self, image: SegmenterImage) -> None:
         """Takes the image of the prompts that follow."""
@@ -111,7 +113,7 @@ class OracleSegmenter:
 
     def predict(self, prompts: ObjectPrompts) -> SegmenterAnswer:
         """The ground truth, with a score of 1."""
-        return SegmenterAnswer(self._truth, score=1.0, encoder_calls=0)
+        return SegmenterAnswer(self._truth, score=1.0, encoder_calls=0, presence=float(self._truth.any()))
 
 
 class EmptySegmenter:

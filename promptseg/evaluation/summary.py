@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .config import EvaluationConfig
+from .naming import summarise_names
 from .protocols import choose_protocol
 from .records import StepRecord
 from .registry import SegmenterSpec
@@ -24,7 +25,7 @@ class Curves:
     """Rows of one model as arrays of objects and steps.
 
     Args:
-        records: of one model.
+        records: of one model; names of structures that are not in the image are left out.
 
     Attributes:
         objects: (data set, case, label, name) of each object, in the order of the rows.
@@ -32,7 +33,7 @@ class Curves:
     """
 
     def __init__(self, records: Sequence[StepRecord]) -> None:
-        main = [r for r in records if r.repeat == 0]
+        main = [r for r in records if r.repeat == 0 and not r.is_absent]
         self.objects = list(dict.fromkeys((r.dataset, r.case, r.label, r.name) for r in main))
         self.steps = np.array(sorted({r.step for r in main}))
         place = {key: n for n, key in enumerate(self.objects)}
@@ -95,8 +96,10 @@ def summarise(
 
 def summarise_model(records: Sequence[StepRecord], config: EvaluationConfig) -> dict[str, Any]:
     """Everything about one model."""
+    names = summarise_names(records)
+    records = [record for record in records if not record.is_absent]
     if not records:
-        return {"objects": 0, "cases": 0}
+        return {"objects": 0, "cases": 0, "names": names}
     curves = Curves(records)
     bootstrap = PatientBootstrap(curves.datasets.tolist(), curves.patients.tolist(), config.bootstrap, config.seed)
     dice, nsd, steps = curves["dice"], curves["nsd"], curves.steps
@@ -129,6 +132,7 @@ def summarise_model(records: Sequence[StepRecord], config: EvaluationConfig) -> 
         "seconds": _seconds(curves["seconds"]),
         "encoder_calls": {name: _mean(values) for name, values in _first_and_later(curves["encoder_calls"]).items()},
         "peak_memory_mb": _largest(curves["peak_memory_mb"]),
+        "names": names,
         "by_dataset": _groups(curves, config, curves.datasets),
         "by_label": _groups(
             curves, config, np.array([f"{d}: {n}" for d, n in zip(curves.datasets, curves.names, strict=True)])

@@ -14,7 +14,8 @@ import numpy as np
 
 from .cases import EvaluationCase, EvaluationObject, LoadedCase, objects_of
 from .environment import peak_memory_mb, reset_peak_memory
-from .episode import Episode, EpisodeConfig, MaskCrop, failed_case_records, play_object
+from .episode import Episode, EpisodeConfig, MaskCrop, ask_for_absent, failed_case_records, play_object
+from .names import meaning_of, mirrored_names
 from .prompts import ObjectPrompts
 from .protocols import choose_protocol, given_box, opening
 from .records import StepRecord, record_from_dict, record_to_dict
@@ -35,6 +36,7 @@ class CaseTask:
         case: the case.
         settings: of :meth:`EvaluationConfig.settings`.
         output: folder of the report.
+        absent: names of structures that are not in the case, to be asked for.
     """
 
     spec: SegmenterSpec
@@ -42,6 +44,7 @@ class CaseTask:
     case: EvaluationCase
     settings: dict[str, Any]
     output: str
+    absent: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.spec, self.case.dataset, self.case.name))
@@ -166,7 +169,8 @@ def _play(task: CaseTask, segmenter: InteractiveSegmenter, loaded: LoadedCase) -
     config = EpisodeConfig(
         protocol, settings["seed"], settings["jitter_repeats"], settings["jitter"], keeps_steps=settings["npz"]
     )
-    targets, skipped = _choose_objects(list(objects_of(loaded, settings["tolerance_mm"])), task)
+    present = _with_other_sides(list(objects_of(loaded, settings["tolerance_mm"])))
+    targets, skipped = _choose_objects(present, task)
     error = ""
     try:
         segmenter.set_image(loaded.image)
@@ -178,15 +182,33 @@ def _play(task: CaseTask, segmenter: InteractiveSegmenter, loaded: LoadedCase) -
         box, has_boxes = given_box(loaded.boxes, target.label)
         player = _Broken(error) if error else segmenter
         episodes.append(play_object(task.spec.name, player, case, loaded.image, target, config, box, has_boxes))
+    asked: list[StepRecord] = []
+    errors = [f"{t.name}: {e.error}" for t, e in zip(targets, episodes, strict=True) if e.error]
+    if protocol.asks_for_absent and not error:
+        names = _absent_of(task, loaded)
+        asked, wrong = ask_for_absent(task.spec.name, segmenter, case, loaded.image, names, protocol)
+        errors += wrong
     peak = peak_memory_mb()
-    records = tuple(replace(r, peak_memory_mb=peak) for episode in episodes for r in episode.records)
+    played = [r for episode in episodes for r in episode.records]
+    records = tuple(replace(r, peak_memory_mb=peak) for r in (*played, *asked))
     _write_masks(task, targets, episodes)
     if settings["npz"]:
         _write_npz(task, loaded, targets, episodes)
-    errors = (
-        (error,) if error else tuple(f"{t.name}: {e.error}" for t, e in zip(targets, episodes, strict=True) if e.error)
-    )
-    return CaseFile(records, skipped, errors)
+    return CaseFile(records, skipped, (error,) if error else tuple(errors))
+
+
+def _absent_of(task: CaseTask, loaded: LoadedCase) -> list[str]:
+    """Names to ask for in vain, each meaning once: those the data set would label, then those that were asked for."""
+    there = {meaning_of(name) for _, name in loaded.objects} - {meaning_of(name) for name in loaded.absent}
+    found = {m: name for name in (*loaded.absent, *task.absent) if (m := meaning_of(name)) is not None}
+    return [name for meaning, name in found.items() if meaning not in there]
+
+
+def _with_other_sides(found: Sequence[EvaluationObject]) -> list[EvaluationObject]:
+    """Objects with the ground truth of their other sides."""
+    truths = {target.name: target.truth for target in found}
+    other = mirrored_names(list(truths))
+    return [replace(t, mirrored=truths[other[t.name]]) if t.name in other else t for t in found]
 
 
 class _Broken:
@@ -211,11 +233,19 @@ class _Broken:
 def _choose_objects(found: Sequence[EvaluationObject], task: CaseTask) -> tuple[list[EvaluationObject], int]:
     """Objects that are large enough, at most ``max_objects`` of them; and how many were too small.
 
-    The challenge's objects are the values of a label map, so its protocol leaves out what is made of several.
+    The challenge's objects are the values of a label map, so its protocol leaves out what is made of several; one that
+    asks by name leaves out what the vocabulary does not have.
     """
     settings = task.settings
     if settings["protocol"] == "cvpr25":
         found = [target for target in found if not target.is_union]
+    if choose_protocol(settings["protocol"], settings["corrections"]).speaks:
+        unnamed = [target.name for target in found if meaning_of(target.name) is None]
+        if unnamed:
+            logger.info(
+                "%s/%s: not in the vocabulary, left out: %s", task.case.dataset, task.case.name, ", ".join(unnamed)
+            )
+        found = [target for target in found if meaning_of(target.name) is not None]
     large = [target for target in found if target.truth.num_voxels >= settings["min_voxels"]]
     skipped = len(found) - len(large)
     if settings["max_objects"] is not None and len(large) > settings["max_objects"]:

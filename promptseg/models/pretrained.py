@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..cards import CARD_NAME, CardFacts, render_card
+from ..cards import CARD_NAME, CardFacts, list_terms, render_card
 from ..safe_loading import load_into, read_tensors, replacing, save_tensors
 from .config import ModelConfig
 from .migrations import MODEL_MIGRATIONS
@@ -138,6 +138,7 @@ def save_pretrained(
             name=model.config.name,
             parameters=sum(p.numel() for p in model.parameters()) / 1e6,
             tile_size=model.config.tile_size,
+            words=list_terms(model.config.text_terms),
         )
         write_text(folder / CARD_NAME, text)
     return folder

@@ -124,7 +124,7 @@ class PromptEncoder(nn.Module):
                 box_present = torch.ones(prompts.boxes.shape[:3], dtype=torch.bool, device=corners.device)
             present.append(repeat(box_present, "b p k -> b p (k s)", s=2))
         if prompts.text is not None:
-            sparse.append(self._embed_text(prompts))
+            sparse.append(self.embed_text(prompts))
             text_present = prompts.text_is_present
             if text_present is None:
                 text_present = torch.ones(prompts.text.shape[:3], dtype=torch.bool, device=prompts.text.device)
@@ -132,7 +132,7 @@ class PromptEncoder(nn.Module):
         dense = self.dense_maps(prompts, grid_shape, spacing_mm)
         return EncodedPrompts(torch.cat(sparse, dim=2), torch.cat(present, dim=2), dense)
 
-    def _embed_text(self, prompts: PromptBatch) -> Tensor:
+    def embed_text(self, prompts: PromptBatch) -> Tensor:
         """Words as tokens (B, P, W, C): projection of the embedding plus learned laterality and level."""
         assert prompts.text is not None
         token = self.text_proj(prompts.text.to(self.text_proj.weight.dtype))

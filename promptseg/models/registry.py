@@ -6,24 +6,9 @@ import difflib
 import hashlib
 from pathlib import Path
 
-WEIGHTS_NAME = "model.safetensors"
-CONFIG_NAME = "config.json"
-_PACKAGE = Path(__file__).resolve().parent.parent
+from ..shipped import CONFIG_NAME, WEIGHTS_NAME, list_models, search_paths
 
-
-def search_paths() -> list[Path]:
-    """Folders that may hold shipped checkpoints: inside an installed package, or beside it in a checkout."""
-    return [_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints"]
-
-
-def list_models() -> dict[str, Path]:
-    """Name -> folder of every checkpoint that ships and is complete."""
-    found: dict[str, Path] = {}
-    for parent in search_paths():
-        for weights in sorted(parent.glob(f"*/{WEIGHTS_NAME}")):
-            if (weights.parent / CONFIG_NAME).is_file():
-                found.setdefault(weights.parent.name, weights.parent)
-    return found
+__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "list_models", "resolve", "revision", "search_paths"]
 
 
 def resolve(

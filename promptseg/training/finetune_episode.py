@@ -12,9 +12,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..adapters.tokens import LabelTokens, decode_with_tokens
+from ..adapters.tokens import LabelTokens
 from ..data.prompt_simulator import PromptSimulatorConfig, corrupt_mask, sample_points
 from ..models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
+from ..models.tokens import decode_with_tokens
 from .episode import EpisodeState, correct_episode, open_episode, round_loss
 from .finetune_data import View
 from .losses import dice_score

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from promptseg import Predictor
+from promptseg import search as module
 from promptseg.adapters import AdapterLabel
-from promptseg.adapters import automatic as module
 from promptseg.adapters.automatic import predict_labels
 from promptseg.models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
 
@@ -91,18 +91,6 @@ def test_only_the_labels_asked_for(predictor: Predictor, monkeypatch: pytest.Mon
         predict_labels(predictor._require_engine(), LABELS, ["fin"])
 
 
-def test_small_labels_are_drawn_finer_than_large_ones(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "decode_with_tokens", oracle)
-    engine = predictor._require_engine()
-    assert engine.lattice.num_levels == 3
-    drawn = module.draw_labels(engine, list(LABELS), torch.stack(list(LABELS.values())))
-    head, tail = drawn[HEAD][0], drawn[TAIL][0]
-    assert head is not None
-    assert tail is not None
-    assert (head.level, tail.level) == (0, 1)
-    assert drawn[GONE][0] is None
-
-
 def test_the_coarser_mask_is_handed_down(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, bool]] = []
 
@@ -117,22 +105,14 @@ def test_the_coarser_mask_is_handed_down(predictor: Predictor, monkeypatch: pyte
     assert {has_mask for spacing, has_mask in seen if spacing < 4} == {True}
 
 
-def test_overlaps_go_to_the_larger_logit(predictor: Predictor) -> None:
-    from promptseg.canvas import Canvas
-    from promptseg.tiles import TileKey
-
-    engine = predictor._require_engine()
-    tile = TileKey(2, (0, 0, 0))
-    first, second = torch.full((1, 32, 32, 32), 2.0), torch.full((1, 32, 32, 32), 1.0)
-    second[:, 16:] = 3.0
-    canvases = {v: Canvas.from_tiles(engine.lattice, [tile], logits) for v, logits in ((1, first), (2, second))}
-    for slab in (3, 32):
-        module.SLAB, before = slab, module.SLAB
-        found = module.render_labels(engine, canvases)
-        module.SLAB = before
-        assert set(np.unique(found)) == {1, 2}
-        assert (found[0] == 1).all()
-        assert (found[-1] == 2).all()
+def test_a_label_is_an_object_that_clicks_correct(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "decode_with_tokens", oracle)
+    result = predict_labels(predictor._require_engine(), LABELS)
+    tail = result.object("tail")
+    assert np.array_equal(tail.mask > 0, result.labels == 300)
+    corrected = predictor.predict(mask=tail, points=[(5, 60, 20), (20, 20, 15)], labels=[1, 0])
+    assert corrected.mask[20, 20, 15] == 0
+    assert not result.object("gone").mask.any()
 
 
 def test_an_adapter_without_tokens_has_no_automatic_mode(predictor: Predictor, model: PromptableModel) -> None:

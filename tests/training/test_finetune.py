@@ -102,7 +102,7 @@ def test_the_whole_way_from_two_folders_to_a_label_map(
     assert main([*map(str, words), "--all", "--overlay", str(tmp_path / "labels.png")]) == 0
     printed = capsys.readouterr().out
     assert "2 labels" in printed
-    assert "1 head: " in printed
+    assert "    1  head  " in printed
     assert nib.load(out).shape == (24, 22, 20)  # type: ignore[attr-defined]
     assert (tmp_path / "labels.png").is_file()
     assert main([*map(str, words), "--point", "10,10,10"]) == 0

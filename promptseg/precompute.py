@@ -1,0 +1,64 @@
+"""Encodes tiles before they are asked for, so that a click costs only the decoder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+
+from .engine import TileEngine
+from .models.numerics import embedding_bytes
+from .tiles import TileKey
+
+
+def choose_tiles(engine: TileEngine, levels: list[int] | None, max_tiles: int | None) -> list[TileKey]:
+    """Tiles to encode, coarsest level first; without a disk cache and ``levels`` no more than memory keeps.
+
+    Raises:
+        ValueError: for a level that the image does not have.
+    """
+    lattice, cache = engine.lattice, engine.cache
+    chosen = range(lattice.num_levels) if levels is None else levels
+    bad = [level for level in chosen if not 0 <= level < lattice.num_levels]
+    if bad:
+        raise ValueError(f"levels={bad}: this image has levels 0 to {lattice.num_levels - 1}")
+    tiles = [tile for level in sorted(chosen, reverse=True) for tile in lattice.all_tiles(level)]
+    if levels is None and cache.disk is None:
+        tiles = tiles[: max(1, cache.max_bytes // embedding_bytes(engine.model))]
+    return tiles[:max_tiles]
+
+
+def encode_ahead(
+    engine: TileEngine,
+    tiles: list[TileKey],
+    lock: AbstractContextManager[object],
+    is_wanted: Callable[[], bool],
+    progress: bool,
+) -> int:
+    """Encodes tiles one by one, letting others at the lock in between, and returns how many are in the cache then.
+
+    Args:
+        engine: image and model.
+        tiles: which.
+        lock: taken for each tile.
+        is_wanted: asked under the lock before each tile; encoding ends where it says no.
+        progress: show a bar on a terminal.
+    """
+    from tqdm import tqdm
+
+    shown = progress and sys.stderr.isatty()
+    for tile in tqdm(tiles, desc="encoding tiles", unit="tile", disable=not shown, file=sys.stderr):
+        with lock:
+            if not is_wanted():
+                break
+            engine.embed([tile])
+    return sum(engine.cache.has(engine.signature, tile) for tile in tiles)
+
+
+def in_background(work: Callable[[], int]) -> Future[int]:
+    """Starts work in a thread of its own."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="promptseg-precompute")
+    future = executor.submit(work)
+    executor.shutdown(wait=False)
+    return future

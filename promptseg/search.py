@@ -1,0 +1,189 @@
+"""Structures that are named and not pointed at, on a whole volume: which tiles show them, and where.
+
+Coarse to fine: the coarsest zoom level holds the volume in one tile and says where each structure may lie; each finer
+level down to the structure's own draws it again on the tiles that cover it, with the coarser mask as mask prompt. A
+structure that a coarse level does not show is looked for on the next one, on all of its tiles while they are few.
+All structures that are looked for on the same tiles share the tiles' embeddings and the decoder's passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .canvas import Canvas
+from .engine import TileEngine
+from .models import DecoderOutput, ImageEmbedding, PromptBatch
+from .models.tokens import decode_with_tokens, empty_prompts
+from .tiles import TileKey
+
+FILL = 0.9
+"""Largest side of a structure, relative to a tile's, for a level to be fine enough to draw it."""
+MAX_TILES = 27
+"""Most tiles that one structure is drawn on at one level."""
+MAX_SEARCH_TILES = 64
+"""Most tiles of a level on which a structure that was not seen yet is looked for."""
+MARGIN = 0.15
+"""How much a coarse mask's box is widened on each side, relative to its size."""
+MIN_PRESENCE = 0.3
+"""Estimated probability of being there below which a tile's mask of a structure counts as empty."""
+BATCH_MASKS = 16
+"""Masks drawn in one decoder pass, tiles times structures."""
+MAX_MASKS = 128
+"""Masks of a level that are held at a time, tiles times structures."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A structure as far as it was found.
+
+    Attributes:
+        canvas: its logits; None where it was not found.
+        presence: estimated probability that it is there, 0 to 1.
+        score: estimated IoU, 0 to 1; 0 where it was not found.
+    """
+
+    canvas: Canvas | None = None
+    presence: float = 0.0
+    score: float = 0.0
+
+
+def find_structures(engine: TileEngine, extents_mm: Sequence[float], tokens: Tensor) -> list[Finding]:
+    """Looks for structures in a volume, and draws those that are there.
+
+    Memory grows with the size of what is found, a few tiles for each structure, and not with the volume.
+
+    Args:
+        engine: image and model.
+        extents_mm: typical largest side of each structure, which tells the level to draw it at.
+        tokens: (P, T, C), tokens that stand for each structure.
+
+    Returns:
+        One finding for each structure.
+    """
+    lattice = engine.lattice
+    spacing_mm = np.array(lattice.spacing_mm)
+    targets = [lattice.finest_level_for(extent / spacing_mm, fill=FILL) for extent in extents_mm]
+    found = [Finding() for _ in extents_mm]
+    for level in range(lattice.num_levels - 1, min(targets, default=0) - 1, -1):
+        groups: dict[tuple[TileKey, ...], list[int]] = {}
+        for number, target in enumerate(targets):
+            if level >= target and (tiles := _tiles_for(engine, found[number].canvas, level)):
+                groups.setdefault(tuple(tiles), []).append(number)
+        for tiles, members in groups.items():
+            together = max(1, MAX_MASKS // len(tiles))
+            for first in range(0, len(members), together):
+                part = members[first : first + together]
+                before = [found[n].canvas for n in part]
+                for number, finding in zip(part, _draw(engine, list(tiles), tokens[part], before), strict=True):
+                    found[number] = finding
+    return found
+
+
+def _tiles_for(engine: TileEngine, canvas: Canvas | None, level: int) -> list[TileKey]:
+    """Tiles of a level to draw a structure on: around the coarser mask, or all of them where there is none and few."""
+    lattice = engine.lattice
+    box = None if canvas is None else canvas.box_vox()
+    if box is None:
+        counts = int(np.prod(lattice.counts(level)))
+        return lattice.all_tiles(level) if counts <= MAX_SEARCH_TILES else []
+    margin = MARGIN * (box[1] - box[0]) + lattice.step_vox(level)
+    low = lattice.to_level(box[0] - margin - 0.5, level) + 0.5
+    high = lattice.to_level(box[1] + margin - 0.5, level) + 0.5
+    tiles = lattice.covering(low, high, level)
+    return tiles if len(tiles) <= MAX_TILES else []
+
+
+def _draw(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequence[Canvas | None]) -> list[Finding]:
+    """Draws structures on tiles of one level, each with its coarser logits as mask prompt."""
+    output = decode_structures(engine, tiles, tokens, before)
+    presence, iou = output.presence_scores, output.iou_scores[:, :, 0]
+    findings = []
+    for number in range(len(tokens)):
+        logits = output.mask_logits[:, number, 0]
+        there = float(presence[:, number].max())
+        sizes = (logits > 0).flatten(1).sum(dim=1).float()
+        canvas = Canvas.from_tiles(engine.lattice, tiles, logits)
+        if not bool((canvas.logits > 0).any()):
+            findings.append(Finding(presence=there))
+            continue
+        score = float((iou[:, number] * sizes).sum() / sizes.sum().clamp(min=1))
+        # Tiles of the next level reach half a tile beyond the mask, and no further.
+        findings.append(Finding(canvas.cropped(engine.lattice.tile_size // 2), there, score))
+    return findings
+
+
+@torch.no_grad()
+def decode_structures(
+    engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequence[Canvas | None]
+) -> DecoderOutput:
+    """Decodes several structures on several tiles.
+
+    Args:
+        engine: image and model.
+        tiles: B of one level.
+        tokens: (P, T, C).
+        before: coarser logits of each structure, handed over as mask prompt; None where there are none.
+
+    Returns:
+        Float32 CPU tensors: logits (B, P, 1, T, T, T), negative where the structure is estimated to be absent from the
+        tile, quality (B, P, 1), presence (B, P).
+    """
+    rows = []
+    tiles_together = max(1, BATCH_MASKS // max(1, len(tokens)))
+    for first in range(0, len(tiles), tiles_together):
+        part = tiles[first : first + tiles_together]
+        embedding = ImageEmbedding.concatenate(engine.embed(part))
+        columns = [
+            _decode_together(
+                engine, part, embedding, tokens[start : start + BATCH_MASKS], before[start : start + BATCH_MASKS]
+            )
+            for start in range(0, len(tokens), BATCH_MASKS)
+        ]
+        rows.append(_join(columns, dim=1))
+    return _join(rows, dim=0)
+
+
+def _decode_together(
+    engine: TileEngine,
+    tiles: list[TileKey],
+    embedding: ImageEmbedding,
+    tokens: Tensor,
+    before: Sequence[Canvas | None],
+) -> DecoderOutput:
+    """One decoder pass."""
+    model = engine.model
+    prompts = _with_masks(empty_prompts(len(tiles), len(tokens), model.device), tiles, before)
+    output = decode_with_tokens(model, embedding, prompts, tokens.to(model.device))
+    logits = output.mask_logits[:, :, :1].float().cpu()
+    absent = (output.presence_scores.cpu() < MIN_PRESENCE)[:, :, None, None, None, None]
+    return DecoderOutput(
+        torch.where(absent, logits.clamp(max=-1.0), logits),
+        output.iou_logits[:, :, :1].float().cpu(),
+        output.presence_logits.float().cpu(),
+    )
+
+
+def _join(outputs: Sequence[DecoderOutput], dim: int) -> DecoderOutput:
+    if len(outputs) == 1:
+        return outputs[0]
+    return DecoderOutput(
+        torch.cat([o.mask_logits for o in outputs], dim),
+        torch.cat([o.iou_logits for o in outputs], dim),
+        torch.cat([o.presence_logits for o in outputs], dim),
+    )
+
+
+def _with_masks(prompts: PromptBatch, tiles: list[TileKey], before: Sequence[Canvas | None]) -> PromptBatch:
+    """Prompts with the coarser logits of the structures that have them."""
+    if all(canvas is None for canvas in before):
+        return prompts
+    reference = next(canvas for canvas in before if canvas is not None)
+    blank = torch.zeros((reference.lattice.tile_size,) * 3)
+    rows = [torch.stack([blank if c is None else c.for_tile(tile) for c in before]) for tile in tiles]
+    masks = torch.stack(rows).to(prompts.points.device)  # (B, P, T, T, T)
+    return replace(prompts, mask_logits=masks, masks_are_present=(masks != 0).flatten(2).any(dim=2))

@@ -1,0 +1,212 @@
+"""Several structures at once: a label map, its table, and each of them an object that clicks correct."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from promptseg import Predictor, label_map, search
+from promptseg.canvas import Canvas
+from promptseg.label_map import render_labels
+from promptseg.models import TextTerm
+from promptseg.structures import Structure, parts_among, trained_structures
+from promptseg.text import encode_text
+from promptseg.tiles import TileKey
+
+from .conftest import CONFIG, SHAPE, TERMS, MakePredictor, Oracle, dice, truth_of, wanted
+
+Named = tuple[Predictor, Oracle]
+NAMES = {1: "left kidney", 2: "right kidney", 3: "liver", 4: "spleen", 5: "liver tumor"}
+
+
+def test_everything_the_weights_know_is_found_or_said_to_be_absent(named: Named, tmp_path: Path) -> None:
+    predictor, _ = named
+    result = predictor.segment_all()
+    assert result.names == NAMES
+    assert result.labels.shape == SHAPE
+    assert result.labels.dtype == np.uint8
+    for value in (1, 2, 3, 5):
+        truth = wanted() == value
+        assert dice(result.labels == value, truth) > 0.6, value
+        assert result.presence[value] > 0.9
+        assert result.scores[value] > 0.8
+    assert not (result.labels == 4).any()
+    assert result.presence[4] < 0.1
+    assert result.scores[4] == result.volumes_ml()[4] == 0
+    assert result.volumes_ml()[1] == pytest.approx((result.labels == 1).sum() * 0.002)
+    saved: Any = nib.load(result.save(tmp_path / "labels.nii.gz"))
+    assert np.array_equal(saved.affine, predictor.volume.affine)
+    assert np.array_equal(np.asanyarray(saved.dataobj), result.labels)
+    content = json.loads(result.save_table(tmp_path / "labels.json").read_text())
+    assert content["weights"] == "named"
+    assert [row["name"] for row in content["labels"]] == list(NAMES.values())
+    assert [row["found"] for row in content["labels"]] == [True, True, True, False, True]
+    assert content["labels"][0]["volume_ml"] == pytest.approx(result.volumes_ml()[1], abs=1e-3)
+
+
+def test_only_what_is_asked_for_once_and_in_that_order(named: Named) -> None:
+    predictor, _ = named
+    result = predictor.segment_all(["liver", "Ren dexter", "hepar"])
+    assert result.names == {1: "liver", 2: "right kidney"}
+    assert dice(result.labels == 1, truth_of("liver")) > 0.75
+    assert predictor.segment_all("liver").names == {1: "liver"}
+    with pytest.raises(ValueError, match="terms is empty"):
+        predictor.segment_all([])
+    with pytest.raises(ValueError, match="names no known structure"):
+        predictor.segment_all(["liver", "dragon"])
+
+
+def test_several_names_share_the_decoders_passes_and_the_embeddings(named: Named) -> None:
+    predictor, oracle = named
+    predictor.segment_all()
+    assert oracle.passes[0] == (1, len(TERMS))  # all names on the tile that holds the volume
+    assert [n for names in oracle.spoken[:1] for n in names] == [term.name for term in TERMS]
+    encoded = predictor.encoder_calls
+    tiles = sum(len(predictor.lattice.all_tiles(level)) for level in range(predictor.lattice.num_levels))
+    assert encoded <= tiles
+    again = predictor.segment_all()
+    assert again.encoder_calls == 0
+    assert predictor.encoder_calls == encoded
+
+
+def test_many_names_are_decoded_a_bounded_number_at_a_time(named: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, oracle = named
+    expected = predictor.segment_all().labels
+    monkeypatch.setattr(search, "BATCH_MASKS", 2)
+    monkeypatch.setattr(search, "MAX_MASKS", 3)
+    oracle.forget()
+    result = predictor.segment_all()
+    assert max(tiles * objects for tiles, objects in oracle.passes) <= 2
+    assert np.array_equal(result.labels, expected)
+
+
+def test_the_coarser_mask_is_handed_down(named: Named) -> None:
+    predictor, oracle = named
+    predictor.segment_all(["left kidney"])
+    assert (oracle.spacings[0], oracle.has_mask[0]) == (4.0, False)
+    assert all(has for spacing, has in zip(oracle.spacings, oracle.has_mask, strict=True) if spacing < 2)
+
+
+def test_an_object_of_the_map_is_whole_and_corrected_by_clicks(named: Named) -> None:
+    predictor, oracle = named
+    result = predictor.segment_all()
+    liver = result.object("liver")
+    assert dice(liver.mask > 0, truth_of("liver")) > dice(result.labels == 3, truth_of("liver"))
+    assert np.array_equal(result.object(3).mask, liver.mask)
+    oracle.forget()
+    click = (20, 60, 20)
+    corrected = predictor.predict(mask=liver, points=[click])
+    assert {name for names in oracle.spoken for name in names} == {"liver"}
+    assert corrected.mask[click] == 1
+    assert corrected.mask[liver.mask > 0].mean() > 0.95
+    again = predictor.predict(text="liver", points=[click, (14, 8, 10)], labels=[1, 0])
+    assert again.mask[14, 8, 10] == 0
+    assert again.mask[click] == 1
+    assert dice(again.mask > 0, liver.mask > 0) > 0.9
+    with pytest.raises(ValueError, match="'pancreas' is not in this label map; it holds left kidney"):
+        result.object("pancreas")
+
+
+def test_an_absent_object_of_the_map_is_an_empty_mask_that_a_click_begins(named: Named) -> None:
+    predictor, oracle = named
+    spleen = predictor.segment_all().object("spleen")
+    assert not spleen.mask.any()
+    oracle.forget()
+    result = predictor.predict(mask=spleen, points=[(30, 20, 20)])
+    assert result.mask[30, 20, 20] == 1
+    assert {name for names in oracle.spoken for name in names} == {"spleen"}
+
+
+def test_an_image_smaller_than_a_tile(make_predictor: MakePredictor) -> None:
+    predictor, _ = make_predictor(image=wanted()[:20, 40:, 4:20])
+    result = predictor.segment_all()
+    assert (result.labels == 1).any()
+    assert not (result.labels == 3).any()
+
+
+def test_untrained_names_are_warned_of_and_keep_their_place(named: Named, caplog: pytest.LogCaptureFixture) -> None:
+    predictor, _ = named
+    with caplog.at_level(logging.WARNING):
+        result = predictor.segment_all(["pancreas", "liver"])
+    assert result.names == {1: "pancreas", 2: "liver"}
+    assert "were not trained to find 'pancreas'" in caplog.text
+    assert dice(result.labels == 2, truth_of("liver")) > 0.7
+
+
+# ------------------------------------------------------------------------------------------------------ overlaps
+
+
+def canvases_of(predictor: Predictor, *logits: torch.Tensor) -> dict[int, Canvas]:
+    tile = TileKey(2, (0, 0, 0))
+    return {v: Canvas.from_tiles(predictor.lattice, [tile], x[None]) for v, x in enumerate(logits, 1)}
+
+
+@pytest.mark.parametrize("slab", [3, 32])
+def test_overlaps_go_to_the_larger_logit_but_to_a_part_before_its_whole(
+    named: Named, monkeypatch: pytest.MonkeyPatch, slab: int
+) -> None:
+    predictor, _ = named
+    monkeypatch.setattr(label_map, "SLAB", slab)
+    first, second = torch.full((32, 32, 32), 2.0), torch.full((32, 32, 32), 1.0)
+    second[16:] = 3.0
+    canvases = canvases_of(predictor, first, second)
+    shape = predictor.volume.canonical_shape
+    by_logit = render_labels(shape, canvases)
+    assert (by_logit[0] == 1).all()
+    assert (by_logit[-1] == 2).all()
+    second[:13] = -1.0
+    canvases = canvases_of(predictor, first, second, torch.full((32, 32, 32), 1.5))
+    with_part = render_labels(shape, canvases, {1: (2,)})
+    assert set(np.unique(with_part)) == {1, 2, 3}
+    assert (with_part[0] == 1).all()  # no part is here, and the whole is surer than the third
+    assert (with_part[-1] == 2).all()
+    assert (with_part[15] == 3).all()  # the part takes the whole away, and the third is surer than the part
+
+
+def test_values_above_255_need_two_bytes(named: Named) -> None:
+    predictor, _ = named
+    canvases = {300: canvases_of(predictor, torch.full((32, 32, 32), 2.0))[1]}
+    found = render_labels(predictor.volume.canonical_shape, canvases)
+    assert found.dtype == np.uint16
+    assert (found == 300).all()
+    assert render_labels((3, 4, 5), {}).dtype == np.uint8
+
+
+def test_what_is_part_of_what() -> None:
+    names = (
+        "liver",
+        "liver tumor",
+        "left kidney",
+        "right kidney",
+        "kidney",
+        "hippocampus",
+        "left hippocampus",
+        "brain",
+    )
+    structures = [Structure(encode_text(name), 1.0) for name in names]
+    parts = {names[whole]: {names[n] for n in numbers} for whole, numbers in parts_among(structures).items()}
+    assert parts == {
+        "liver": {"liver tumor"},
+        "kidney": {"left kidney", "right kidney"},
+        "hippocampus": {"left hippocampus"},
+        "brain": {"hippocampus", "left hippocampus"},
+    }
+
+
+def test_terms_of_weights_are_understood_or_refused_by_name() -> None:
+    (kidney,) = trained_structures((TextTerm("left kidney", 110.0, 7),))
+    assert (kidney.extent_mm, kidney.cases, kidney.is_trained) == (110.0, 7, True)
+    with pytest.raises(ValueError, match="the weights' term 'flux capacitor' is not in this release's vocabulary"):
+        trained_structures((TextTerm("flux capacitor", 1.0, 1),))
+    with pytest.raises(ValueError, match="flux capacitor"):
+        from promptseg.structures import understand
+
+        understand(replace(CONFIG, text_terms=(TextTerm("flux capacitor", 1.0, 1),)), "liver")
