@@ -73,8 +73,9 @@ class Vista3DModel(nn.Module):
             ValueError: if it is damaged, carries more than data, or is of another architecture; differences by key.
         """
         config = config or Vista3DConfig()
+        tensors = read_tensors(checkpoint, allow_pickle=True)
         network = build_network(config)
-        load_into(network, read_tensors(checkpoint, allow_pickle=True), str(checkpoint))
+        load_into(network, tensors, str(checkpoint))
         return cls(config, network).eval()
 
     @classmethod
