@@ -111,6 +111,7 @@ def run_method(method: str, arguments: argparse.Namespace, data: Path) -> dict[s
         method=method,  # type: ignore[arg-type]
         minutes=arguments.minutes,
         max_steps=arguments.max_steps,
+        validation_share=arguments.held_out,
         report_cases=0,
         probe=arguments.probe,
         device="cpu",
@@ -132,6 +133,9 @@ def main() -> None:
     parser.add_argument("--validation-cases", type=int, default=None, help="all 45 by default")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--max-steps", type=int, default=100_000)
+    parser.add_argument(
+        "--held-out", type=float, default=0.0, help="share of the cases for early stopping; none, as U-Net"
+    )
     parser.add_argument("--methods", nargs="*", default=["lora", "full"], help="of promptseg finetune")
     parser.add_argument("--no-probe", dest="probe", action="store_false")
     arguments = parser.parse_args()

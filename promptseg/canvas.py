@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,19 +36,19 @@ class Canvas:
     logits: Tensor
 
     @classmethod
-    def from_tiles(cls, lattice: TileLattice, tiles: list[TileKey], logits: Tensor) -> Canvas:
+    def from_tiles(cls, lattice: TileLattice, tiles: list[TileKey], logits: Iterable[Tensor]) -> Canvas:
         """Blends tiles of one level with Gaussian weights, so that no seams show.
 
         Args:
             lattice: of the image.
             tiles: at least one, all of one level.
-            logits: (len(tiles), T, T, T) float32.
+            logits: (len(tiles), T, T, T) float32, or an iterable that makes them one by one.
         """
         size = lattice.tile_size
         lows = np.stack([lattice.tile_low(t) for t in tiles])
         low, high = lows.min(axis=0), lows.max(axis=0) + size
         if len(tiles) == 1:
-            return cls(lattice, tiles[0].level, low, logits[0].clone())
+            return cls(lattice, tiles[0].level, low, next(iter(logits)).clone())
         window = gaussian_window(size)
         total = torch.zeros(tuple(high - low))
         weight = torch.zeros_like(total)

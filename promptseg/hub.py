@@ -32,6 +32,38 @@ def is_repo_id(name: str | Path) -> bool:
     return isinstance(name, str) and REPO_ID.fullmatch(name) is not None and ".." not in name
 
 
+def locate(name: str | Path, folder: Path, files: Sequence[str], kind: str, maker: str, **hub: Any) -> Path | None:
+    """Folder that holds files: one on this machine, which is preferred, or that of a Hub id, which is fetched.
+
+    Args:
+        name: as it was given.
+        folder: what it stands for on this machine, if that is there.
+        files: that must be there.
+        kind: ``checkpoint`` or ``adapter``, for messages.
+        maker: what writes such folders, with its verb.
+        hub: of :func:`fetch`.
+
+    Returns:
+        The folder; None where the name is neither a folder nor a Hub id.
+
+    Raises:
+        ValueError: for an incomplete folder, a revision of a folder, or a Hub id that cannot be had.
+    """
+    if not folder.is_dir():
+        return fetch(str(name), files, **hub) if is_repo_id(name) else None
+    if hub.get("revision") is not None:
+        raise ValueError(
+            f"revision={hub['revision']!r}: {str(name)!r} is a folder on this machine ({folder}), which has no "
+            "revisions; leave it out, or give a Hub id owner/name"
+        )
+    missing = [n for n in files if not (folder / n).is_file()]
+    if missing:
+        raise ValueError(
+            f"{kind} folder {str(name)!r} has no {' and no '.join(missing)}; expected both, as {maker} them"
+        )
+    return folder
+
+
 def fetch(
     repo_id: str,
     names: Sequence[str],

@@ -21,7 +21,7 @@ from .engine import TileEngine
 from .interaction import Interaction, InteractionConfig
 from .models import PromptableModel
 from .models.numerics import digest_weights, preferred_dtype
-from .models.pretrained import is_sam_med3d, load_pretrained
+from .models.pretrained import foreign_predictor, load_pretrained
 from .models.registry import resolve
 from .object_state import ObjectState, advance
 from .precompute import choose_tiles, encode_ahead, in_background
@@ -116,12 +116,11 @@ class Predictor(AdapterMethods):
         """
         hub: dict[str, Any] = {"cache_dir": weights_cache_dir, "token": token, "local_files_only": local_files_only}
         folder = resolve(name, revision=revision, **hub)
-        if is_sam_med3d(folder):
-            from .models.sam_med3d.predictor import SamMed3DPredictor
-
+        foreign = foreign_predictor(folder)
+        if foreign is not None:
             if adapter is not None:
-                raise ValueError(f"adapter={adapter!r}: SAM-Med3D's weights take none; leave it out")
-            return SamMed3DPredictor.from_pretrained(folder, **options)
+                raise ValueError(f"adapter={adapter!r}: the converted weights in {folder} take none; leave it out")
+            return foreign.from_pretrained(folder, **options)
         model, digest = load_pretrained(folder)
         predictor = cls(model, revision=digest, **options)
         sources = [] if adapter is None else [adapter] if isinstance(adapter, (str, Path)) else list(adapter)

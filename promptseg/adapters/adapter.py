@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from ..cards import CARD_NAME, CardFacts, render_card
 from ..models import PromptableModel
-from ..models.pretrained import CHECKSUM_KEY, check_weights, read_settings, sha256, write_text
-from ..safe_loading import KeyMigration, list_differences, migrate_keys, read_tensors, save_tensors
+from ..models.pretrained import CHECKSUM_KEY, check_weights, read_settings, write_folder
+from ..safe_loading import KeyMigration, list_differences, migrate_keys, read_tensors
 from .config import AdapterConfig
 from .targets import ENCODER, expected_tensors
 
@@ -76,13 +75,11 @@ class Adapter:
             OSError: if it cannot be written; nothing half-written is left behind.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.tensors, folder / TENSORS_NAME)
-        values = {**self.config.to_dict(), CHECKSUM_KEY: sha256(folder / TENSORS_NAME)}
-        write_text(folder / CONFIG_NAME, json.dumps(values, indent=1) + "\n")
-        if card is not None or not (folder / CARD_NAME).exists():
-            write_text(folder / CARD_NAME, self._card(card or CardFacts(), folder.resolve().name))
-        return folder
+
+        def render(facts: CardFacts) -> str:
+            return self._card(facts, folder.resolve().name)
+
+        return write_folder(folder, self.tensors, self.config.to_dict(), card, render, CONFIG_NAME, TENSORS_NAME)
 
     def _card(self, facts: CardFacts, name: str) -> str:
         config = self.config
@@ -185,20 +182,9 @@ def find_adapter(name: str | Path, **hub: Any) -> Path:
     Raises:
         ValueError: if there is none, or it is incomplete.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        missing = [n for n in (CONFIG_NAME, TENSORS_NAME) if not (folder / n).is_file()]
-        if missing:
-            raise ValueError(
-                f"adapter folder {str(name)!r} has no {' and no '.join(missing)}; expected both, "
-                "as `promptseg finetune` writes them"
-            )
-        if hub.get("revision") is not None:
-            raise ValueError(f"revision={hub['revision']!r}: {str(name)!r} is a folder; leave it out, or give a Hub id")
-        return folder
+    from ..hub import locate
 
-    from ..hub import fetch, is_repo_id
-
-    if is_repo_id(name):
-        return fetch(str(name), (CONFIG_NAME, TENSORS_NAME), **hub)
+    found = locate(name, Path(name), (CONFIG_NAME, TENSORS_NAME), "adapter", "`promptseg finetune` writes", **hub)
+    if found is not None:
+        return found
     raise ValueError(f"no adapter {str(name)!r}: not a folder, and no Hub id (owner/name)")

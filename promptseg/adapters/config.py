@@ -50,6 +50,8 @@ class AdapterConfig:
     """Strength of low-rank changes, which are scaled by ``alpha / rank``."""
     tunes_norms: bool = True
     """Whether low-rank methods also hold the scales and shifts of the normalisations beside them."""
+    tunes_convolutions: bool = False
+    """Whether low-rank methods also hold the decoder's convolutions, whole: they draw the border, and are small."""
     base: str = ""
     """Name, or Hub id, of the weights it changes."""
     base_revision: str = ""

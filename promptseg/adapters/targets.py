@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import PromptableModel
+from ..models.layers import Pointwise
 from .config import AdapterConfig
 
 ENCODER, DECODER = "image_encoder", "mask_decoder"
@@ -23,7 +24,8 @@ def scopes(config: AdapterConfig) -> tuple[str, ...]:
 def linear_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, nn.Linear]:
     """Name -> linear layer of attentions and MLPs in an adapter's scope; none for methods that are not low-rank.
 
-    Convolutions are left out: peft 0.21.2 cannot merge those of 1x1x1, and the pyramid's features stay the base's.
+    Convolutions are left out: peft 0.21.2 cannot merge those of 1x1x1. The decoder's can be held whole instead
+    (:func:`value_targets`); the pyramid's features stay the base's.
     """
     if not config.is_low_rank:
         return {}
@@ -38,13 +40,17 @@ def value_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, nn
         return parameters
     if config.method == "decoder":
         return {n: p for n, p in parameters.items() if n.startswith(f"{DECODER}.")}
-    if not config.tunes_norms:
-        return {}
     inside = scopes(config) + ((f"{ENCODER}.norm.",) if config.scope != "decoder" else ())
-    norms = {n for n, m in model.named_modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))}
-    small = {f"{DECODER}.prompt_prior", f"{DECODER}.output_tokens.weight"}
+    modules: set[str] = set()
+    names: set[str] = set()
+    if config.tunes_norms:
+        modules |= {n for n, m in model.named_modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))}
+        names |= {f"{DECODER}.prompt_prior", f"{DECODER}.output_tokens.weight"}
+    if config.tunes_convolutions:
+        kinds = (nn.Conv3d, nn.ConvTranspose3d, Pointwise)
+        modules |= {n for n, m in model.named_modules() if isinstance(m, kinds) and n.startswith(DECODER)}
     return {
-        n: p for n, p in parameters.items() if n.startswith(inside) and (n.rsplit(".", 1)[0] in norms or n in small)
+        n: p for n, p in parameters.items() if n.startswith(inside) and (n.rpartition(".")[0] in modules or n in names)
     }
 
 

@@ -61,6 +61,12 @@ class TrainableAdapter:
         """Whether image embeddings stay those of the base, so that they can be computed once."""
         return not any(p.requires_grad for p in self.model.image_encoder.parameters())
 
+    @property
+    def pyramid_is_frozen(self) -> bool:
+        """Whether at least what the encoder does before its transformer stays the base's, which is most of its cost."""
+        tuned = (n for n, p in self.model.image_encoder.named_parameters() if p.requires_grad)
+        return all(n.startswith(("blocks.", "norm.")) for n in tuned)
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, under the keys of the adapter's file."""
         found = {f"value.{n}": p for n, p in self._values.items()}

@@ -16,10 +16,10 @@ class ConvertConfig:
     Predictor.from_pretrained.
     """
 
-    kind: Literal["sam-med3d"] = option(metavar="KIND", is_positional=True)
-    """whose weights: sam-med3d, SAM-Med3D's and SAM-Med3D-turbo's"""
+    kind: Literal["sam-med3d", "vista3d"] = option(metavar="KIND", is_positional=True)
+    """whose weights: sam-med3d, SAM-Med3D's and SAM-Med3D-turbo's; vista3d, those of MONAI's bundle"""
     checkpoint: str = option(metavar="CKPT", is_positional=True)
-    """the file as published: .pth, or .safetensors with the same keys"""
+    """the file as published: .pth or .pt, or .safetensors with the same keys"""
     output: str = option(short="-o", metavar="DIR")
     """folder to make"""
     overwrite: bool = False
@@ -28,12 +28,19 @@ class ConvertConfig:
 
 def run(config: ConvertConfig) -> int:
     """Converts, and prints where the result is."""
-    from ..models.convert import convert_sam_med3d
+    from ..models.convert import convert_sam_med3d, convert_vista3d
 
-    folder = convert_sam_med3d(config.checkpoint, config.output, overwrite=config.overwrite)
+    convert = {"sam-med3d": convert_sam_med3d, "vista3d": convert_vista3d}[config.kind]
+    folder = convert(config.checkpoint, config.output, overwrite=config.overwrite)
     size = (folder / "model.safetensors").stat().st_size / 1e6
     print(f"{folder}: {size:.0f} MB; use it as --model {folder}")
     return 0
 
 
-COMMAND = Command(ConvertConfig, run, example="  promptseg convert sam-med3d sam_med3d_turbo.pth -o sam-med3d")
+COMMAND = Command(
+    ConvertConfig,
+    run,
+    example="""\
+  promptseg convert sam-med3d sam_med3d_turbo.pth -o sam-med3d
+  promptseg convert vista3d vista3d/models/model.pt -o vista3d""",
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +38,7 @@ class PredictorSegmenter:
         """Loads weights.
 
         Args:
-            name: a checkpoint that ships, or a folder; a converted SAM-Med3D folder too.
+            name: a checkpoint that ships, or a folder; one that ``promptseg convert`` made, too.
             device: where to compute.
 
         Raises:
@@ -47,11 +46,7 @@ class PredictorSegmenter:
         """
         from ..predictor import Predictor
 
-        if is_sam_med3d(name):
-            from ..models.sam_med3d.predictor import SamMed3DPredictor
-
-            return cls(SamMed3DPredictor.from_pretrained(name, device=device), accepted_prompts(name))
-        return cls(Predictor.from_pretrained(name, device=device))
+        return cls(Predictor.from_pretrained(name, device=device), accepted_prompts(name) if is_foreign(name) else None)
 
     def set_image(self, image: SegmenterImage) -> None:
         """Hands over the array with its affine; embeddings of the image before are dropped."""
@@ -108,18 +103,15 @@ def quiet(name: str) -> Iterator[None]:
 
 def accepted_prompts(name: str) -> frozenset[str]:
     """Kinds of prompts that weights understand, text apart, without loading them."""
-    return frozenset({"points", "mask"}) if is_sam_med3d(name) else frozenset({"points", "box", "scribbles", "mask"})
+    return frozenset({"points", "mask"} if is_foreign(name) else {"points", "box", "scribbles", "mask"})
 
 
-def is_sam_med3d(name: str) -> bool:
-    """Whether a folder holds weights that ``promptseg convert sam-med3d`` made."""
-    from ..models.sam_med3d.config import ARCHITECTURE
+def is_foreign(name: str) -> bool:
+    """Whether a folder holds another project's weights, which ``promptseg convert`` made."""
+    from ..models.pretrained import foreign_architecture
+    from ..models.registry import CONFIG_NAME
 
-    path = Path(name) / "config.json"
-    if not path.is_file():
-        return False
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return isinstance(content, dict) and content.get("architecture") == ARCHITECTURE
+    return (Path(name) / CONFIG_NAME).is_file() and foreign_architecture(Path(name)) is not None
 
 
 def weights_revision(name: str) -> str:

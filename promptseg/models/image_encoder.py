@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -156,6 +156,10 @@ class ImageEncoder(nn.Module):
         Raises:
             ValueError: for another shape.
         """
+        return self.transform(self.tokenize(image, spacing_mm))
+
+    def tokenize(self, image: Tensor, spacing_mm: Tensor) -> ImageEmbedding:
+        """The convolutional part of :meth:`forward`: an embedding whose tokens have not met the transformer yet."""
         if image.ndim != 5 or image.shape[1] != 1 or any(n % TOKEN_STRIDE or n == 0 for n in image.shape[2:]):
             raise ValueError(f"image of shape {tuple(image.shape)}: expected (B, 1, D, H, W), D, H, W multiples of 16")
         if spacing_mm.shape != (image.shape[0], 3):
@@ -163,11 +167,17 @@ class ImageEncoder(nn.Module):
         d, h, w = image.shape[2:]
         skips = self.pyramid(image)
         tokens = self.embed_tokens(skips[2], (d, h, w), spacing_mm)
+        grid = {"d": d // TOKEN_STRIDE, "h": h // TOKEN_STRIDE}
+        tokens = rearrange(tokens, "b (d h w) c -> b c d h w", **grid)
+        return ImageEmbedding(tokens, skips, image.to(tokens.dtype), spacing_mm.float())
+
+    def transform(self, tokenized: ImageEmbedding) -> ImageEmbedding:
+        """The transformer's part of :meth:`forward`, on what :meth:`tokenize` returned."""
+        tokens = rearrange(tokenized.tokens, "b c d h w -> b (d h w) c")
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
                 tokens = cast(Tensor, checkpoint(block, tokens, use_reentrant=False))
             else:
                 tokens = block(tokens)
-        shape = {"d": d // TOKEN_STRIDE, "h": h // TOKEN_STRIDE}
-        tokens = rearrange(self.norm(tokens), "b (d h w) c -> b c d h w", **shape)
-        return ImageEmbedding(tokens, skips, image.to(tokens.dtype), spacing_mm.float())
+        d, h = tokenized.tokens.shape[2:4]
+        return replace(tokenized, tokens=rearrange(self.norm(tokens), "b (d h w) c -> b c d h w", d=d, h=h))

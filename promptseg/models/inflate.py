@@ -9,6 +9,8 @@ token, and the position embedding, in whose place stands a code in millimetres. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from .image_encoder import ImageEncoder, TransformerBlock
 
 
 @torch.no_grad()
-def inflate_transformer(encoder: ImageEncoder, source: nn.Module) -> str:
+def inflate_transformer(encoder: ImageEncoder, source: Any) -> str:
     """Copies the blocks of a timm vision transformer into the encoder's.
 
     Args:
@@ -107,3 +109,58 @@ def inflate_patch_embedding(weight: Tensor, depth: int, in_channels: int = 1) ->
         )
     grey = weight.sum(dim=1)[:, None, None] / (depth * in_channels)
     return grey.expand(-1, in_channels, depth, -1, -1).contiguous()
+
+
+@torch.no_grad()
+def inflate_sam(encoder: ImageEncoder, tensors: Mapping[str, Tensor]) -> str:
+    """Copies the blocks of Segment Anything's 2D image encoder (ViT-B, -L or -H) into the encoder's.
+
+    Attention, MLP and norms are taken. Left out, beside what :func:`inflate_transformer` leaves out, are the relative
+    positions (``rel_pos_h`` and ``rel_pos_w``), which are of two axes, the windows, because promptseg's tiles are small
+    enough for all blocks to attend globally, and the neck.
+
+    Source: Kirillov et al., Segment Anything, 2023; github.com/facebookresearch/segment-anything,
+        ``modeling/image_encoder.py``.
+
+    Args:
+        encoder: to fill, in place; of the checkpoint's width, heads and MLP ratio, and at most its depth.
+        tensors: state dict of a whole SAM (keys ``image_encoder.blocks...``), or of its image encoder.
+
+    Returns:
+        What was taken, in words.
+
+    Raises:
+        ValueError: for another kind of checkpoint or other sizes; both sizes are named.
+    """
+    prefix = "image_encoder." if "image_encoder.blocks.0.attn.qkv.weight" in tensors else ""
+    depth = 0
+    while f"{prefix}blocks.{depth}.attn.qkv.weight" in tensors:
+        depth += 1
+    if not depth or f"{prefix}blocks.0.attn.rel_pos_h" not in tensors:
+        raise ValueError(
+            "not a checkpoint of Segment Anything: expected image_encoder.blocks.N.attn.qkv.weight and rel_pos_h, "
+            f"found {', '.join(list(tensors)[:3]) or 'nothing'}"
+        )
+    blocks = [_sam_block(tensors, f"{prefix}blocks.{number}.") for number in range(depth)]
+    source: Any = SimpleNamespace(blocks=blocks, patch_embed=None)  # no last norm: SAM's neck has its own
+    return inflate_transformer(encoder, source)
+
+
+def _sam_block(tensors: Mapping[str, Tensor], prefix: str) -> SimpleNamespace:
+    """One block under the names that timm's have.
+
+    Raises:
+        ValueError: if a tensor is missing.
+    """
+
+    def layer(name: str) -> SimpleNamespace:
+        try:
+            return SimpleNamespace(weight=tensors[f"{prefix}{name}.weight"], bias=tensors.get(f"{prefix}{name}.bias"))
+        except KeyError as error:
+            raise ValueError(f"{error.args[0]} is missing from the checkpoint; fetch it again") from error
+
+    qkv, head_dim = layer("attn.qkv"), tensors[f"{prefix}attn.rel_pos_h"].shape[1]
+    heads = qkv.weight.shape[1] // head_dim
+    attention = SimpleNamespace(qkv=qkv, proj=layer("attn.proj"), num_heads=heads)
+    mlp = SimpleNamespace(fc1=layer("mlp.lin1"), fc2=layer("mlp.lin2"))
+    return SimpleNamespace(norm1=layer("norm1"), norm2=layer("norm2"), attn=attention, mlp=mlp)

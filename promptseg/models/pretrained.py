@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,28 @@ def read_config(folder: Path) -> ModelConfig:
     return ModelConfig.from_dict(values.get("model", values), source=str(path))
 
 
-def is_sam_med3d(folder: Path) -> bool:
-    """Whether a folder holds weights that ``promptseg convert sam-med3d`` made."""
-    from .sam_med3d.config import ARCHITECTURE
+FOREIGN_ARCHITECTURES = ("sam-med3d", "vista3d")
+"""Architectures of other projects, whose weights ``promptseg convert`` brings into folders."""
 
-    return read_settings(folder).get("architecture") == ARCHITECTURE
+
+def foreign_architecture(folder: Path) -> str | None:
+    """Which of :data:`FOREIGN_ARCHITECTURES` a folder's weights are of; None for promptseg's own."""
+    stated = read_settings(folder).get("architecture")
+    return str(stated) if stated in FOREIGN_ARCHITECTURES else None
+
+
+def foreign_predictor(folder: Path) -> Any:
+    """The predictor class of a folder's foreign weights; None for promptseg's own."""
+    architecture = foreign_architecture(folder)
+    if architecture == "sam-med3d":
+        from .sam_med3d.predictor import SamMed3DPredictor
+
+        return SamMed3DPredictor
+    if architecture == "vista3d":
+        from .vista3d.predictor import Vista3DPredictor
+
+        return Vista3DPredictor
+    return None
 
 
 def check_weights(folder: Path, config_name: str = CONFIG_NAME, weights_name: str = WEIGHTS_NAME) -> str:
@@ -125,22 +142,54 @@ def save_pretrained(
     Raises:
         OSError: if it cannot be written; nothing half-written is left behind.
     """
-    folder = Path(folder)
+    values = {"model": model.config.to_dict(), **({"vocabulary": list(vocabulary)} if vocabulary else {})}
+    facts_of_model = {
+        "name": model.config.name,
+        "parameters": sum(p.numel() for p in model.parameters()) / 1e6,
+        "tile_size": model.config.tile_size,
+        "words": list_terms(model.config.text_terms),
+    }
+    return write_folder(
+        Path(folder),
+        {k: v.to(dtype) for k, v in model.state_dict().items()},
+        {**values, **(extra or {})},
+        card,
+        lambda facts: render_card("model", facts, **facts_of_model),
+    )
+
+
+def write_folder(
+    folder: Path,
+    tensors: Mapping[str, torch.Tensor],
+    settings: Mapping[str, Any],
+    card: CardFacts | None,
+    render: Callable[[CardFacts], str],
+    config_name: str = CONFIG_NAME,
+    weights_name: str = WEIGHTS_NAME,
+) -> Path:
+    """Writes tensors, their configuration with the tensors' checksum in it, and a card.
+
+    Args:
+        folder: made if missing.
+        tensors: to write.
+        settings: entries of the configuration.
+        card: facts; None keeps a card that is there, or says that nothing was stated.
+        render: makes the card of facts.
+        config_name: file of the configuration.
+        weights_name: file of the tensors.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: if it cannot be written; nothing half-written is left behind.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors({k: v.to(dtype) for k, v in model.state_dict().items()}, folder / WEIGHTS_NAME)
-    values = {"model": model.config.to_dict(), CHECKSUM_KEY: sha256(folder / WEIGHTS_NAME)}
-    values |= {"vocabulary": list(vocabulary)} if vocabulary else {}
-    write_text(folder / CONFIG_NAME, json.dumps({**values, **(extra or {})}, indent=1) + "\n")
+    save_tensors(tensors, folder / weights_name)
+    stated = {**settings, CHECKSUM_KEY: sha256(folder / weights_name)}
+    write_text(folder / config_name, json.dumps(stated, indent=1) + "\n")
     if card is not None or not (folder / CARD_NAME).exists():
-        text = render_card(
-            "model",
-            card or CardFacts(),
-            name=model.config.name,
-            parameters=sum(p.numel() for p in model.parameters()) / 1e6,
-            tile_size=model.config.tile_size,
-            words=list_terms(model.config.text_terms),
-        )
-        write_text(folder / CARD_NAME, text)
+        write_text(folder / CARD_NAME, render(card or CardFacts()))
     return folder
 
 

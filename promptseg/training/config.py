@@ -37,8 +37,9 @@ class PretrainConfig:
     stage: Literal["prompted", "mae"] = "prompted"
     """``prompted`` trains the whole model; ``mae`` only the image encoder, on images without labels."""
     init_from: str = ""
-    """Weights to start from: empty for none; ``timm:NAME`` for a 2D ViT that is inflated; else a checkpoint folder or
-    name, or the ``weights`` folder of a masked-autoencoder run, whose encoder is taken."""
+    """Weights to start from: empty for none; ``timm:NAME`` for a 2D ViT that is inflated, ``sam2d:FILE.pth`` for
+    Segment Anything's image encoder; else a checkpoint folder or name, or the ``weights`` folder of a
+    masked-autoencoder run, whose encoder is taken."""
     out_dir: str = "runs/pretrain"
     """Folder for checkpoints, log and weights."""
     data_root: str = "data"

@@ -14,7 +14,7 @@ import torch
 from ..adapters import Adapter
 from ..cards import CardFacts, Measurement, TrainingData
 from ..models import PromptableModel
-from ..models.pretrained import is_sam_med3d, load_pretrained, write_text
+from ..models.pretrained import foreign_architecture, load_pretrained, write_text
 from ..models.registry import list_models, resolve
 from .finetune_config import FinetuneConfig
 from .finetune_data import find_cases, label_names, load_case, split_cases
@@ -51,8 +51,8 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Path:
     if not validation_names:
         logger.warning("no case is held out: training goes on to the end of its budget, and nothing is reported")
     folder = resolve(config.model)
-    if is_sam_med3d(folder):
-        raise ValueError(f"model={config.model!r}: SAM-Med3D's weights cannot be tuned here; choose promptseg's own")
+    if (foreign := foreign_architecture(folder)) is not None:
+        raise ValueError(f"model={config.model!r}: weights of {foreign} cannot be tuned here; choose promptseg's own")
     model, _ = load_pretrained(folder)
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(device=device, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]

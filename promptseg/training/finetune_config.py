@@ -31,6 +31,8 @@ class FinetuneConfig:
     """what is tuned: low-rank changes of the transformers (lora, dora, salt), the whole decoder, or everything"""
     scope: Literal["all", "encoder", "decoder"] = "all"
     """where low-rank changes go; with decoder the images are encoded only once"""
+    convolutions: bool = True
+    """with lora, dora and salt: also tune the decoder's convolutions, whole; they draw the border, and are small"""
     rank: int = 8
     """rank of low-rank changes: the adapter's size grows with it"""
     minutes: float = 10.0

@@ -57,19 +57,24 @@ def choose_targets(
     return targets, [values.index(v) for v in chosen]
 
 
-def run_prompted(
+def play_episode(
     model: PromptableModel,
     embedding: ImageEmbedding,
     targets: Tensor,
+    tokens: Tensor | None,
     generator: torch.Generator,
     config: PromptSimulatorConfig,
 ) -> tuple[Tensor, list[float]]:
-    """Prompts as at inference: a click, a box, a stroke or a mask, then corrections of what is wrong.
+    """Prompts as at inference, or a label's tokens; then corrections of what is wrong.
+
+    Without tokens it begins with a click, a box, a stroke or a mask. With them it begins with the tokens, alone or with
+    a coarse mask, and the corrections go without them.
 
     Args:
         model: with the adapter in it.
         embedding: of B tiles.
-        targets: (B, P, D, H, W) bool; empty ones get no click and count little.
+        targets: (B, P, D, H, W) bool; an empty one gets no click and counts little, or is a label that is absent.
+        tokens: (B, P, T, C); None for the prompts of a user.
         generator: source of randomness.
         config: how prompts are drawn.
 
@@ -77,44 +82,7 @@ def run_prompted(
         loss, the mean over rounds; and the mean Dice after each.
     """
     flat = rearrange(targets, "b p d h w -> (b p) d h w")
-    return _play(model, embedding, open_episode(flat, generator, config), None, generator, config)
-
-
-def run_automatic(
-    model: PromptableModel,
-    embedding: ImageEmbedding,
-    targets: Tensor,
-    tokens: Tensor,
-    generator: torch.Generator,
-    config: PromptSimulatorConfig,
-) -> tuple[Tensor, list[float]]:
-    """A label's tokens, alone or with a coarse mask, and then, without them, the corrections of a user.
-
-    Args:
-        model: with the adapter in it.
-        embedding: of B tiles.
-        targets: (B, P, D, H, W) bool, empty where the label is absent.
-        tokens: (B, P, T, C).
-        generator: source of randomness.
-        config: how prompts are drawn.
-    """
-    flat = rearrange(targets, "b p d h w -> (b p) d h w")
-    count = len(flat)
-    state = EpisodeState(flat, torch.zeros(count, 1, 3), torch.full((count, 1), -1), ambiguous=False)
-    if float(torch.rand(1, generator=generator)) < COARSE_MASK_SHARE:
-        state.mask_logits = corrupt_mask(flat, generator)
-        state.mask_is_present = torch.rand(count, generator=generator) < 0.9
-    return _play(model, embedding, state, tokens, generator, config)
-
-
-def _play(
-    model: PromptableModel,
-    embedding: ImageEmbedding,
-    state: EpisodeState,
-    tokens: Tensor | None,
-    generator: torch.Generator,
-    config: PromptSimulatorConfig,
-) -> tuple[Tensor, list[float]]:
+    state = open_episode(flat, generator, config) if tokens is None else open_automatic(flat, generator)
     num_tiles = embedding.tokens.shape[0]
     target = state.target.to(model.device)
     probabilities = torch.tensor(ROUND_PROBABILITIES)
@@ -133,6 +101,16 @@ def _play(
         if number + 1 < num_rounds:
             correct_episode(state, logits, generator, config)
     return torch.stack(losses).mean(), scores
+
+
+def open_automatic(target: Tensor, generator: torch.Generator) -> EpisodeState:
+    """Beginning of an automatic episode for objects (N, D, H, W): nothing, or a coarse mask."""
+    count = len(target)
+    state = EpisodeState(target, torch.zeros(count, 1, 3), torch.full((count, 1), -1), ambiguous=False)
+    if float(torch.rand(1, generator=generator)) < COARSE_MASK_SHARE:
+        state.mask_logits = corrupt_mask(target, generator)
+        state.mask_is_present = torch.rand(count, generator=generator) < 0.9
+    return state
 
 
 def on_device(prompts: PromptBatch, device: torch.device) -> PromptBatch:

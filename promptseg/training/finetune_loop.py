@@ -18,14 +18,24 @@ from ..adapters.trainable import TrainableAdapter
 from ..data.crops import TrainingVolume
 from ..data.prompt_simulator import PromptSimulatorConfig
 from ..models import ImageEmbedding, PromptableModel
+from ..predictor import embedding_bytes, preferred_dtype
 from .finetune_config import FinetuneConfig
 from .finetune_data import View, draw_view
-from .finetune_episode import choose_targets, run_automatic, run_prompted, validate_crops
+from .finetune_episode import choose_targets, play_episode, validate_crops
 from .finetune_views import ViewCache, hash_of
 
 logger = logging.getLogger(__name__)
 
-WARMUP_STEPS = 20
+WARMUP_SHARE = 0.03
+"""Share of the budget, be it of time or of steps, in which the learning rate rises."""
+WHOLE_RATE = 0.5
+"""Learning rate of convolutions that an adapter holds whole, relative to that of its low-rank changes."""
+MIN_VIEWS_PER_LABEL, MAX_VIEWS_PER_LABEL = 4, 64
+"""Crops of a label in a case whose embeddings are kept, as far as the memory goes."""
+ANYWHERE = 0.25
+"""Crops of any place that are kept, relative to those of a label."""
+VALIDATION_SHARE = 0.1
+"""Most of the time that validations may take."""
 TOKENS_PER_LABEL = 4
 MAX_VALIDATION_VIEWS = 24
 MAX_NONFINITE_STEPS = 20
@@ -64,6 +74,7 @@ class Finetuner:
             scope=config.scope,
             rank=config.rank,
             alpha=2.0 * config.rank,
+            tunes_convolutions=config.convolutions and config.method in ("lora", "dora", "salt"),
             base=base[0],
             base_revision=base[1],
             base_digest=base[2],
@@ -75,7 +86,10 @@ class Finetuner:
         self.prompts = PromptSimulatorConfig(box_share=0.15, mask_share=0.2, scribble_share=0.08, lasso_share=0.04)
         self.trainable = TrainableAdapter(model, self.adapter_config)
         self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.98))
-        self.views = ViewCache(config.cache_megabytes * 2**20)
+        encoder = model.image_encoder
+        self.keeps_embeddings = self.trainable.pyramid_is_frozen
+        frozen_part = encoder if self.trainable.encoder_is_frozen else encoder.tokenize
+        self.views = ViewCache(frozen_part, config.cache_megabytes * 2**20)
         self.validation_views = self._validation_views()
         self.step = 0
         self.nonfinite_steps = 0
@@ -84,12 +98,16 @@ class Finetuner:
     def _groups(self) -> list[dict[str, Any]]:
         """Parameters with their share of the learning rate: label tokens, norms and biases learn as LoRA does."""
         parameters = self.trainable.parameters()
-        matrices = [p for k, p in parameters.items() if p.ndim > 1 and k != "label_tokens"]
-        others = [p for k, p in parameters.items() if p.ndim <= 1 and k != "label_tokens"]
         tokens = [p for k, p in parameters.items() if k == "label_tokens"]
+        others = [p for k, p in parameters.items() if p.ndim <= 1]
+        matrices = {k: p for k, p in parameters.items() if p.ndim > 1 and k != "label_tokens"}
+        beside = {k for k in matrices if k.startswith("value.") and self.adapter_config.is_low_rank}
+        whole = [p for k, p in matrices.items() if k in beside]
+        rest = [p for k, p in matrices.items() if k not in beside]
         rate = self.config.peak_learning_rate
         groups = [
-            {"params": matrices, "peak": rate, "weight_decay": 0.01},
+            {"params": rest, "peak": rate, "weight_decay": 0.01},
+            {"params": whole, "peak": WHOLE_RATE * rate, "weight_decay": 0.01},
             {"params": others, "peak": rate, "weight_decay": 0.0},
             {"params": tokens, "peak": max(rate, 2e-3), "weight_decay": 0.0},
         ]
@@ -123,7 +141,7 @@ class Finetuner:
         return self._encode(views), torch.stack(targets), torch.tensor(numbers)
 
     def _view(self, volume: TrainingVolume, value: int | None, rng: np.random.Generator) -> View:
-        """A fresh crop; or, where the encoder is frozen, one of a few whose embeddings are kept."""
+        """A fresh crop; or, where the encoder's convolutions are frozen, one of those whose embeddings are kept."""
         config, model = self.config, self.model.config
 
         def draw(source: np.random.Generator) -> View:
@@ -131,17 +149,24 @@ class Finetuner:
                 volume, source, model.tile_size, model.preprocessing, config.augmentation, config.mirror, value
             )
 
-        if not self.trainable.encoder_is_frozen:
+        if not self.keeps_embeddings:
             return draw(rng)
-        number = int(rng.integers(max(4, 256 // len(self.training))))
+        number = int(rng.integers(self._num_views(value)))
         key = (volume.case, value, number)
         return self.views.view(key, lambda: draw(np.random.default_rng((config.seed, hash_of(key)))))
 
+    def _num_views(self, value: int | None) -> int:
+        """How many crops of a label in a case are drawn: as many as can be kept, fewer of anywhere in it."""
+        room = self.views.max_bytes // embedding_bytes(self.model)
+        fitting = int(room / len(self.training) / (len(self.values) + ANYWHERE))
+        number = min(max(fitting, MIN_VIEWS_PER_LABEL), MAX_VIEWS_PER_LABEL)
+        return number if value is not None else max(1, int(ANYWHERE * number))
+
     def _encode(self, views: list[View]) -> ImageEmbedding:
         device = self.model.device
-        if self.trainable.encoder_is_frozen:
-            with torch.no_grad():
-                return ImageEmbedding.concatenate([self.views.embed(self.model, view) for view in views])
+        if self.keeps_embeddings:
+            kept = ImageEmbedding.concatenate([self.views.embed(view, device) for view in views])
+            return kept if self.trainable.encoder_is_frozen else self.model.image_encoder.transform(kept)
         image = torch.stack([v.image for v in views]).to(device)
         return self.model.encode_image(image, torch.stack([v.spacing_mm for v in views]).to(device))
 
@@ -154,16 +179,15 @@ class Finetuner:
     def train_step(self, progress: float) -> float:
         """One optimiser step at a share of the budget, 0 to 1; returns the loss. Non-finite ones are skipped."""
         for group in self.optimizer.param_groups:
-            warm = min(1.0, (self.step + 1) / WARMUP_STEPS)
+            warm = min(1.0, 0.1 + progress / WARMUP_SHARE)
             group["lr"] = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
         embedding, targets, numbers = self.draw_batch(self.step)
         with self._autocast():
+            tokens = None
             if self.is_automatic(self.step) and self.trainable.tokens is not None:
                 tokens = self.trainable.tokens(numbers.to(self.model.device))
-                loss, _ = run_automatic(self.model, embedding, targets, tokens, generator, self.prompts)
-            else:
-                loss, _ = run_prompted(self.model, embedding, targets, generator, self.prompts)
+            loss, _ = play_episode(self.model, embedding, targets, tokens, generator, self.prompts)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(list(self.trainable.parameters().values()), 1.0)
@@ -181,8 +205,6 @@ class Finetuner:
         return value
 
     def _autocast(self) -> torch.autocast:
-        from ..predictor import preferred_dtype
-
         device = self.model.device
         return torch.autocast(device.type, torch.bfloat16, enabled=preferred_dtype(device) == torch.bfloat16)
 
@@ -204,12 +226,16 @@ class Finetuner:
             self.history.append({"step": 0.0, **self.validate()})
             best_score = self.history[0]["score"]
         losses: list[float] = []
+        next_validation = 0.0
         while True:
             spent = max(self.step / config.max_steps, (time.monotonic() - started) / (60 * config.minutes))
             is_last = spent >= 1
-            if (is_last or self.step % config.validate_every == 0) and self.step and self.validation_views:
+            is_due = self.step % config.validate_every == 0 and time.monotonic() >= next_validation
+            if (is_last or is_due) and self.step and self.validation_views:
+                began = time.monotonic()
                 row = {"step": float(self.step), "loss": float(np.mean(losses or [0.0])), **self.validate()}
                 self.history.append(row)
+                next_validation = time.monotonic() + (time.monotonic() - began) / VALIDATION_SHARE
                 losses.clear()
                 logger.info("%s", {k: round(v, 4) for k, v in row.items()})
                 if row["score"] > best_score:

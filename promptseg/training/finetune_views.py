@@ -1,4 +1,4 @@
-"""Crops whose embeddings are kept, for fine-tunings that leave the encoder as it is."""
+"""Crops whose embeddings are kept, for fine-tunings that leave the encoder, or its convolutions, as they are."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from ..models import ImageEmbedding, PromptableModel
+import torch
+from torch import Tensor
+
+from ..models import ImageEmbedding
 from .finetune_data import View
 
 
 class ViewCache:
-    """Crops and their embeddings, where the encoder is frozen; least recently used ones are dropped.
+    """Crops and what the frozen part of the encoder makes of them; least recently used ones are dropped.
 
     Args:
+        encode: the frozen part: images (1, 1, D, H, W) and spacings (1, 3) to an embedding.
         max_bytes: of the embeddings.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, encode: Callable[[Tensor, Tensor], ImageEmbedding], max_bytes: int) -> None:
+        self.encode = encode
         self.max_bytes = max_bytes
         self.num_encoded = 0
         self._views: dict[Any, View] = {}
@@ -29,13 +34,13 @@ class ViewCache:
             self._views[key] = draw()
         return self._views[key]
 
-    def embed(self, model: PromptableModel, view: View) -> ImageEmbedding:
-        """The embedding of a crop."""
+    @torch.no_grad()
+    def embed(self, view: View, device: torch.device) -> ImageEmbedding:
+        """The embedding of a crop, on a device."""
         entry = self._embeddings.pop(id(view), None)
         if entry is None:
             self.num_encoded += 1
-            encoded = model.encode_image(view.image[None].to(model.device), view.spacing_mm[None].to(model.device))
-            entry = (view, encoded)
+            entry = (view, self.encode(view.image[None].to(device), view.spacing_mm[None].to(device)))
         self._embeddings[id(view)] = entry
         while len(self._embeddings) > 1 and sum(e.num_bytes for _, e in self._embeddings.values()) > self.max_bytes:
             oldest = next(iter(self._embeddings))

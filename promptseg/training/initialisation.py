@@ -9,12 +9,12 @@ from torch import nn
 
 from ..models.config import TextTerm
 from ..models.image_encoder import ImageEncoder
-from ..models.inflate import inflate_transformer
+from ..models.inflate import inflate_sam, inflate_transformer
 from ..models.registry import CONFIG_NAME, WEIGHTS_NAME, resolve
 from ..safe_loading import load_into, read_tensors
 
 logger = logging.getLogger(__name__)
-TIMM_PREFIX, ENCODER_PREFIX = "timm:", "image_encoder."
+TIMM_PREFIX, SAM_PREFIX, ENCODER_PREFIX = "timm:", "sam2d:", "image_encoder."
 
 
 def initialise(model: nn.Module, init_from: str, stage: str) -> None:
@@ -41,6 +41,10 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
         except RuntimeError as error:
             raise ValueError(f"init_from={init_from!r}: timm has no such pretrained model ({error})") from error
         taken = inflate_transformer(encoder, source)
+        logger.info("%s: inflated %s", init_from, taken)
+        return
+    if init_from.startswith(SAM_PREFIX):
+        taken = inflate_sam(encoder, read_tensors(init_from[len(SAM_PREFIX) :], allow_pickle=True))
         logger.info("%s: inflated %s", init_from, taken)
         return
     folder = resolve(init_from)

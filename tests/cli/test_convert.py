@@ -69,9 +69,10 @@ def test_a_checkpoint_that_would_run_code_is_refused(run: Run, tmp_path: Path) -
 
 
 def test_what_cannot_be_converted_is_one_line(run: Run, tmp_path: Path) -> None:
-    outcome = run("convert", "sam-med3d", tmp_path / "none.pth", "-o", tmp_path / "out")
-    assert outcome.code == 2
-    assert "no such file" in outcome.error
+    for kind in ("sam-med3d", "vista3d"):
+        outcome = run("convert", kind, tmp_path / "none.pth", "-o", tmp_path / "out")
+        assert outcome.code == 2
+        assert "no such file" in outcome.error
     outcome = run("convert", "segvol", tmp_path / "none.pth", "-o", tmp_path / "out")
     assert outcome.code == 2
     assert "sam-med3d" in outcome.error

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from promptseg.models import ModelConfig, PromptableModel
-from promptseg.models.inflate import inflate_patch_embedding, inflate_transformer
+from promptseg.models.inflate import inflate_patch_embedding, inflate_sam, inflate_transformer
+from promptseg.training.initialisation import initialise
 
 SIZES = {"stem_channels": (8, 8, 8), "stem_depths": (1, 1, 1), "decoder_channels": (8, 8, 8), "num_heads": 2}
 
@@ -88,3 +89,74 @@ def test_other_sizes_are_refused_with_both_named(vit, encoder, message):
 def test_other_models_are_refused():
     with pytest.raises(ValueError, match="Linear is not a timm VisionTransformer"):
         inflate_transformer(make_encoder(), nn.Linear(1, 1))
+
+
+def make_sam(depth: int = 3, dim: int = 24, heads: int = 2, prefix: str = "image_encoder.") -> dict[str, torch.Tensor]:
+    """A random state dict in Segment Anything's published layout, of a whole model."""
+    torch.manual_seed(2)
+    shapes: dict[str, tuple[int, ...]] = {"pos_embed": (1, 4, 4, dim), "patch_embed.proj.weight": (dim, 3, 16, 16)}
+    for number in range(depth):
+        block = f"blocks.{number}."
+        for norm in ("norm1", "norm2"):
+            shapes |= {f"{block}{norm}.weight": (dim,), f"{block}{norm}.bias": (dim,)}
+        for axis in "hw":
+            shapes[f"{block}attn.rel_pos_{axis}"] = (2 * (14 if number % 2 else 4) - 1, dim // heads)
+        for name, size in (("attn.qkv", 3 * dim), ("attn.proj", dim), ("mlp.lin1", 4 * dim)):
+            shapes |= {f"{block}{name}.weight": (size, dim), f"{block}{name}.bias": (size,)}
+        shapes |= {f"{block}mlp.lin2.weight": (dim, 4 * dim), f"{block}mlp.lin2.bias": (dim,)}
+    shapes |= {"neck.0.weight": (16, dim, 1, 1), "neck.1.weight": (16,)}
+    tensors = {prefix + key: 0.2 * torch.randn(shape) for key, shape in shapes.items()}
+    return {**tensors, "prompt_encoder.no_mask_embed.weight": torch.zeros(1, 16)} if prefix else tensors
+
+
+def sam_block(x: torch.Tensor, tensors: dict[str, torch.Tensor], prefix: str, heads: int) -> torch.Tensor:
+    """Segment Anything's block with global attention, relative positions left out: x (1, N, C)."""
+    functional = nn.functional
+    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    def linear(values: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.linear(values, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def norm(values: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.layer_norm(values, values.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    q, k, v = linear(norm(x, "norm1"), "attn.qkv").reshape(1, -1, 3, heads, x.shape[-1] // heads).permute(2, 0, 3, 1, 4)
+    attended = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
+    x = x + linear(attended.transpose(1, 2).flatten(2), "attn.proj")
+    return x + linear(functional.gelu(linear(norm(x, "norm2"), "mlp.lin1")), "mlp.lin2")
+
+
+@pytest.mark.parametrize("prefix", ["image_encoder.", ""])
+def test_sam_blocks_give_their_2d_answer_without_relative_positions(prefix):
+    tensors, encoder = make_sam(prefix=prefix), make_encoder()
+    stem, last = encoder.stem.weight.clone(), encoder.norm.weight.clone()
+    assert inflate_sam(encoder, tensors) == "2 of 3 blocks, 24 wide"
+    expected = found = torch.randn(1, 6, 24)
+    with torch.no_grad():
+        for number, block in enumerate(encoder.blocks):
+            expected = sam_block(expected, tensors, f"{prefix}blocks.{number}.", 2)
+            found = block(found)
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-3)
+    assert torch.equal(encoder.stem.weight, stem) and torch.equal(encoder.norm.weight, last), "what does not map stays"
+
+
+def test_sam_of_other_sizes_or_another_file_is_refused():
+    with pytest.raises(ValueError, match=r"24 wide with 4 heads.*num_heads=4"):
+        inflate_sam(make_encoder(), make_sam(heads=4))
+    with pytest.raises(ValueError, match="1 blocks"):
+        inflate_sam(make_encoder(), make_sam(depth=1))
+    with pytest.raises(ValueError, match="not a checkpoint of Segment Anything"):
+        inflate_sam(make_encoder(), {"blocks.0.attn.qkv.weight": torch.zeros(72, 24)})
+    damaged = make_sam()
+    del damaged["image_encoder.blocks.1.mlp.lin2.weight"]
+    with pytest.raises(ValueError, match=r"blocks\.1\.mlp\.lin2\.weight is missing"):
+        inflate_sam(make_encoder(), damaged)
+
+
+def test_a_run_starts_from_a_published_sam_file(tmp_path):
+    torch.save(make_sam(), tmp_path / "sam.pth")
+    torch.manual_seed(1)
+    model = PromptableModel(ModelConfig(**SIZES, embed_dim=24, depth=2))
+    initialise(model, f"sam2d:{tmp_path / 'sam.pth'}", "prompted")
+    taken = model.image_encoder.blocks[1].mlp.fc1.weight
+    assert torch.equal(taken, make_sam()["image_encoder.blocks.1.mlp.lin1.weight"])

@@ -19,7 +19,7 @@ from promptseg.models.pretrained import save_pretrained
 from promptseg.training.finetune import Finetuner, finetune, read_report
 from promptseg.training.finetune_config import FinetuneConfig
 from promptseg.training.finetune_data import View, find_cases, load_case
-from promptseg.training.finetune_episode import choose_targets, run_automatic, run_prompted, validate_crops
+from promptseg.training.finetune_episode import choose_targets, play_episode, validate_crops
 from promptseg.training.finetune_views import ViewCache, hash_of
 
 MODEL = ModelConfig(
@@ -204,19 +204,63 @@ def test_a_frozen_encoder_encodes_each_crop_once(data: Path) -> None:
     assert tuner.views.num_encoded == count
     assert torch.equal(first[0].tokens, again[0].tokens)
     assert torch.equal(first[1], again[1])
-    assert not make_tuner(data, method="lora").trainable.encoder_is_frozen
+    lora = make_tuner(data, method="lora")
+    assert not lora.trainable.encoder_is_frozen
     assert make_tuner(data, method="lora", scope="decoder").trainable.encoder_is_frozen
+
+
+def test_frozen_convolutions_run_once_and_the_transformer_learns(data: Path) -> None:
+    tuner = make_tuner(data, method="lora")
+    assert tuner.keeps_embeddings
+    embedding, targets, _ = tuner.draw_batch(0)
+    count = tuner.views.num_encoded
+    views = [view for view, _ in tuner.views._embeddings.values()]
+    whole = {id(v): tuner.model.encode_image(v.image[None], v.spacing_mm[None]).tokens for v in views}
+    assert any(torch.allclose(embedding.tokens[:1], tokens, atol=1e-5) for tokens in whole.values())
+    assert embedding.tokens.requires_grad
+    assert not embedding.skips[0].requires_grad
+    assert torch.equal(tuner.draw_batch(0)[1], targets)
+    assert tuner.views.num_encoded == count
+    assert not make_tuner(data, method="full").keeps_embeddings
+
+
+def test_low_rank_methods_tune_the_convolutions_that_draw_the_border(data: Path) -> None:
+    keys = set(make_tuner(data, method="lora").trainable.parameters())
+    assert {"value.mask_decoder.up_blocks.0.conv1.weight", "value.mask_decoder.mask_features.weight"} <= keys
+    assert not any("conv" in k for k in make_tuner(data, method="lora", convolutions=False).trainable.parameters())
+    assert not any("mask_decoder" in k for k in make_tuner(data, method="lora", scope="encoder").trainable.parameters())
+
+
+def test_validations_take_a_small_part_of_the_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuner = make_tuner(data, max_steps=40, validate_every=1)
+    clock = {"now": 0.0, "validating": 0.0}
+    monkeypatch.setattr("promptseg.training.finetune_loop.time.monotonic", lambda: clock["now"])
+
+    def validate() -> dict[str, float]:
+        clock["now"] += 3.0
+        clock["validating"] += 3.0
+        return {"score": len(tuner.history) / 100}
+
+    def train_step(progress: float) -> float:
+        clock["now"] += 1.0
+        tuner.step += 1
+        return 1.0
+
+    monkeypatch.setattr(tuner, "validate", validate)
+    monkeypatch.setattr(tuner, "train_step", train_step)
+    tuner.fit()
+    assert tuner.step == 40
+    assert clock["validating"] <= 12  # before, twice on the way, and at the end; not 40 times
 
 
 def test_kept_embeddings_are_bounded() -> None:
     model = PromptableModel(MODEL).eval()
-    cache = ViewCache(1)
+    cache = ViewCache(model.encode_image, 1)
     views = {}
     for number in range(3):
         image = torch.full((1, 32, 32, 32), float(number))
         views[number] = cache.view(number, lambda i=image: View(i, torch.zeros(32, 32, 32), torch.ones(3)))
-        with torch.no_grad():
-            cache.embed(model, views[number])
+        cache.embed(views[number], model.device)
     assert cache.num_encoded == 3
     assert len(cache._embeddings) == 1
     assert list(cache._views) == [2]
@@ -254,12 +298,12 @@ def test_episodes_differ_in_what_the_model_is_told(data: Path) -> None:
     for shift in (0.0, 5.0):
         generator = torch.Generator().manual_seed(1)
         given = tokens(numbers) + shift
-        loss, scores = run_automatic(tuner.model, embedding, targets, given, generator, tuner.prompts)
+        loss, scores = play_episode(tuner.model, embedding, targets, given, generator, tuner.prompts)
         losses.append(float(loss.detach()))
         assert all(0 <= s <= 1 for s in scores)
     assert losses[0] != losses[1]
     generator = torch.Generator().manual_seed(1)
-    loss, _ = run_prompted(tuner.model, embedding, targets, generator, tuner.prompts)
+    loss, _ = play_episode(tuner.model, embedding, targets, None, generator, tuner.prompts)
     (gradient,) = torch.autograd.grad(loss, [tokens.weight], allow_unused=True)
     assert gradient is None  # prompts of a user go without the label's tokens, as at inference
     found = validate_crops(tuner.model, tuner.validation_views, tuner.values, None, 2)
