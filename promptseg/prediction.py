@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import torch
 from .boxes import box_slices
 from .canvas import Canvas
 from .native_mask import NativeMask
+from .quality import calibrated_score
 from .volume import Volume
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class Prediction:
         volume: the image.
         score: estimated IoU, 0 to 1.
         presence: estimated probability that the object is there at all, 0 to 1.
-        scores: estimated IoU of each alternative of an ambiguous prompt, best first.
+        scores: estimated IoU of each alternative of an ambiguous prompt, in the order in which they are offered.
         changed_box: half-open native voxel box ``(low, high)`` outside which the mask equals the one before: that of
             the logits that were passed back, else that of the last prediction on this image. For a new object the box
             holds both its mask and the last one's. Empty, low = high, where nothing changed.
@@ -161,7 +163,12 @@ class Prediction:
 
 
 def prediction_of(
-    volume: Volume, signature: str, state: ObjectState, seconds: float = 0.0, encoder_calls: int = 0
+    volume: Volume,
+    signature: str,
+    state: ObjectState,
+    seconds: float = 0.0,
+    encoder_calls: int = 0,
+    calibration: Sequence[float] = (),
 ) -> Prediction:
     """The prediction that an object's state is.
 
@@ -171,13 +178,20 @@ def prediction_of(
         state: of the object.
         seconds: it took.
         encoder_calls: tiles that had to be encoded.
+        calibration: of the weights' quality estimate; see :mod:`promptseg.quality`.
     """
-    drawing = state.drawing
+    drawing, prompts = state.drawing, state.prompts
+    count = len(prompts.points) + len(prompts.boxes) + len(prompts.strokes)
+
+    def score_of(canvas: Canvas, estimate: float) -> float:
+        return calibrated_score(calibration, canvas, estimate, count)
+
+    score = score_of(drawing.canvas, drawing.score)
     return Prediction(
         volume=volume,
-        score=drawing.score,
+        score=score,
         presence=drawing.presence,
-        scores=tuple(s for s, _ in drawing.candidates) or (drawing.score,),
+        scores=tuple(score_of(canvas, estimate) for estimate, canvas in drawing.candidates) or (score,),
         changed_box=native_box(volume, *state.changed),
         seconds=seconds,
         encoder_calls=encoder_calls,

@@ -269,7 +269,8 @@ class Predictor(AdapterMethods):
                 logger.warning("%s", explain_empty(self._state))
             calls = engine.num_encoded - encoded_before
             seconds = time.perf_counter() - started
-            return prediction_of(engine.volume, engine.signature, self._state, seconds, calls)
+            calibration = self.model.config.score_calibration
+            return prediction_of(engine.volume, engine.signature, self._state, seconds, calls, calibration)
 
     def segment_all(self, terms: Sequence[str] | str | None = None) -> LabelPrediction:
         """Looks for structures by their names in the whole image, without a click, and draws those that are there.

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from promptseg import Predictor
 from promptseg.canvas import Canvas
-from promptseg.models import ModelConfig
+from promptseg.models import ModelConfig, PromptableModel
 from promptseg.quality import FEATURES, calibrated_score, fit_calibration, quality_features
 from promptseg.tiles import TileLattice
 
@@ -58,3 +59,21 @@ def test_without_a_calibration_the_estimate_of_the_decoder_stays():
 def test_a_calibration_of_another_length_is_refused():
     with pytest.raises(ValueError, match="expected 7 or none"):
         ModelConfig(score_calibration=(1.0, 2.0))
+
+
+def test_a_prediction_tells_the_calibrated_score_and_keeps_the_estimate_beside_it():
+    sizes = {"stem_channels": (8, 8, 8), "decoder_channels": (8, 8, 8), "embed_dim": 24, "depth": 1, "num_heads": 2}
+    scores = {}
+    for constant in (None, -1.0, 2.0):
+        torch.manual_seed(0)
+        calibration = () if constant is None else (constant, *[0.0] * (len(FEATURES) - 1))
+        config = ModelConfig(tile_size=32, score_calibration=calibration, **sizes)  # type: ignore[arg-type]
+        predictor = Predictor(PromptableModel(config), dtype=torch.float32)
+        predictor.set_image(np.random.default_rng(0).normal(size=(32, 32, 32)))
+        result = predictor.predict(points=[(16, 16, 16)], labels=[1])
+        scores[constant] = result.score, result.logits_lowres.state.drawing.score
+    estimates = {estimate for _, estimate in scores.values()}
+    assert len(estimates) == 1 and scores[None][0] in estimates
+    assert scores[-1.0][0] == pytest.approx(1 / (1 + np.exp(1))) and scores[2.0][0] == pytest.approx(
+        1 / (1 + np.exp(-2))
+    )
