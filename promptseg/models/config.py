@@ -64,6 +64,9 @@ class ModelConfig:
     """Standard deviation of a click's ball, in units of the tile's mean spacing (so isotropic in mm)."""
     intensity_evidence: bool = False
     """Hand the decoder where the intensities under a prompt occur and what they connect to."""
+    prompt_context: bool = False
+    """Hand the mean of an object's prompt tokens to every image and output token, besides what these attend to: names
+    and learned tokens, which lie nowhere, are otherwise hardly looked at."""
     text_dim: int = 384
     """Width of the text embeddings that prompts bring."""
     num_lateralities: int = 4

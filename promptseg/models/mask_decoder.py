@@ -101,6 +101,7 @@ class MaskDecoder(nn.Module):
         self.mask_channels = config.mask_channels
         num_masks = 1 + config.num_candidates
         self.output_tokens = nn.Embedding(num_masks + 2, dim)  # masks, quality, presence
+        self.prompt_context = nn.Linear(dim, 2 * dim) if config.prompt_context else None
         self.skip_projs = nn.ModuleList(Pointwise(s, c) for s, c in zip(skips, channels, strict=True))
         self.has_evidence = config.intensity_evidence
         num_sides = NUM_SIDES if self.has_evidence else 0
@@ -174,6 +175,8 @@ class MaskDecoder(nn.Module):
 
     def init_output(self) -> None:
         """Starts from masks that are empty but for what the prompts mark."""
+        if self.prompt_context is not None:
+            nn.init.zeros_(self.prompt_context.weight)
         for weights in self.mask_weights:
             assert isinstance(weights, Mlp)
             nn.init.constant_(weights.fc2.bias[-1:], -2.0)
@@ -212,6 +215,12 @@ class MaskDecoder(nn.Module):
         sparse = rearrange(prompts.sparse_prompts, "b p n c -> (b p) n c").to(image.dtype)
         sparse_present = rearrange(prompts.sparse_is_present, "b p n -> (b p) n")
         outputs = repeat(self.output_tokens.weight.to(image.dtype), "t c -> n t c", n=batch)
+        if self.prompt_context is not None:
+            weight = sparse_present[..., None].to(sparse.dtype)
+            mean = (sparse * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+            of_outputs, of_image = self.prompt_context(mean).chunk(2, dim=-1)
+            outputs = outputs + of_outputs[:, None]
+            image = image + of_image[..., None, None, None]
         initial = torch.cat([outputs, sparse], dim=1)
         present = torch.cat([sparse_present.new_ones(batch, outputs.shape[1]), sparse_present], dim=1)
         codes = position_codes.to(image.dtype).repeat_interleave(num_objects, dim=0)

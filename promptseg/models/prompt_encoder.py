@@ -135,7 +135,8 @@ class PromptEncoder(nn.Module):
     def embed_text(self, prompts: PromptBatch) -> Tensor:
         """Words as tokens (B, P, W, C): projection of the embedding plus learned laterality and level."""
         assert prompts.text is not None
-        token = self.text_proj(prompts.text.to(self.text_proj.weight.dtype))
+        scaled = prompts.text * self.text_dim**0.5  # of unit length: as large as other tokens only if scaled
+        token = self.text_proj(scaled.to(self.text_proj.weight.dtype))
         for table, index in (
             (self.laterality_embedding, prompts.text_laterality),
             (self.level_embedding, prompts.text_level),
