@@ -46,7 +46,9 @@ def train_toy(steps: int = 60, batch: int = 8) -> PromptableModel:
     rng = np.random.default_rng(0)
     model = PromptableModel(CONFIG).train()
     with torch.no_grad():
-        model.prompt_encoder.text_proj.weight.mul_(15)  # words differ from the first step on
+        model.prompt_encoder.text_proj.weight.normal_(std=1.5)  # words differ from the first step on
+        for attention in (model.mask_decoder.blocks[0].token_to_image, model.mask_decoder.final_attention):
+            attention.requires_grad_(False).proj.weight.zero_()  # type: ignore[operator]  # and are not drowned
     optimiser = torch.optim.AdamW(model.parameters(), lr=6e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps)
     structures = trained_structures(TERMS)
