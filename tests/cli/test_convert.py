@@ -39,6 +39,9 @@ def test_converted_weights_run_in_the_predictor_and_on_the_command_line(
     outcome = run("segment", image, "--model", folder, "--point", "8,7,4", "-o", out)
     assert outcome.code == 0, outcome.err
     assert out.is_file()
+    predictor.set_image(image)
+    tiles = len(predictor.lattice.all_tiles(0))
+    assert predictor.precompute(progress=False) == tiles
 
 
 def test_they_take_no_adapters(folder: Path) -> None:

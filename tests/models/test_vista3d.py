@@ -141,6 +141,8 @@ def test_a_name_is_looked_for_everywhere_and_clicks_correct_it(folder: Path, cap
     predictor = Predictor.from_pretrained(folder)
     predictor.set_image(scan((70, 30, 20)), affine=np.diag([1.5, 1.5, 1.5, 1.0]))
     assert len(predictor.lattice.all_tiles(0)) > 1
+    assert predictor.precompute(progress=False) == len(predictor.lattice.all_tiles(0))
+    predictor.set_image(scan((70, 30, 20)), affine=np.diag([1.5, 1.5, 1.5, 1.0]))
     named = predictor.predict(text="Liver")
     assert named.mask.shape == (70, 30, 20)
     count = predictor.encoder_calls

@@ -86,6 +86,11 @@ class SamMed3DConfig:
         return self.tile_size // self.patch_size
 
     @property
+    def stem_channels(self) -> tuple[int, int, int]:
+        """Channels kept of a tile at strides 2, 4 and 8, from which the memory of an embedding is estimated: none."""
+        return (0, 0, 0)
+
+    @property
     def lowres_size(self) -> int:
         """Voxels along each axis of the decoder's own masks, and of mask prompts."""
         return 4 * self.grid_size
