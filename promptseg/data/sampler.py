@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from .crops import TISSUE, CropGeometry, TrainingVolume, crop_image, crop_labels
 from .pool import TrainingPool
 from .randomness import Randomness
 from .synthesis import FIRST_BACKGROUND
-from .text_targets import Words, choose_named_targets
+from .text_targets import Words, choose_named_targets, draw_names
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class SamplerConfig:
     these have objects that are asked for by name."""
     text_share: float = 0.5
     """Share of upright crops of labelled volumes whose objects are asked for by name, where they have one."""
+    names_per_crop: int = 12
+    """Names of each upright crop, shown in it or not, that the word head is asked for; 0 for none."""
     absent_share: float = 0.3
     """Probability that an object asked for by name, but the first of a crop, is one that the crop does not show."""
     level_share: float = 0.5
@@ -106,6 +108,7 @@ class RawSample:
         kind: see :mod:`promptseg.data.batch_synthesis`.
         source: data set it came from.
         words: names of the P objects; None where they have none.
+        names: see :func:`~promptseg.data.text_targets.draw_names`; empty where the word head is not asked.
     """
 
     image: Tensor
@@ -115,12 +118,18 @@ class RawSample:
     kind: int
     source: str
     words: Words | None = None
+    names: dict[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """What :func:`finish_batch` takes, for a batch of one without its first axis."""
         names = ("image", "labels", "targets", "spacing_mm")
         words = Words.none(len(self.targets)) if self.words is None else self.words
-        return {**{n: getattr(self, n) for n in names}, "kind": torch.tensor(self.kind), **words.tensors()}
+        return {
+            **{n: getattr(self, n) for n in names},
+            "kind": torch.tensor(self.kind),
+            **words.tensors(),
+            **self.names,
+        }
 
 
 def choose_targets(labels: np.ndarray, primary: int, rng: np.random.Generator, config: SamplerConfig) -> np.ndarray:
@@ -197,7 +206,13 @@ def _blank(rng: np.random.Generator, config: SamplerConfig) -> RawSample:
     spacing = torch.full((3,), float(np.exp(rng.uniform(np.log(0.4), np.log(4.0)))))
     targets = torch.zeros(config.objects_per_crop, *grid, dtype=torch.bool)
     return RawSample(
-        torch.zeros(1, *grid), torch.zeros(grid, dtype=torch.uint8), targets, spacing, SYNTHETIC, "synthetic"
+        torch.zeros(1, *grid),
+        torch.zeros(grid, dtype=torch.uint8),
+        targets,
+        spacing,
+        SYNTHETIC,
+        "synthetic",
+        names=_no_names(config, grid),
     )
 
 
@@ -216,6 +231,7 @@ def _draw_image(volume: TrainingVolume, randomness: Randomness, config: SamplerC
         torch.from_numpy(spacing).float(),
         kind,
         f"{volume.dataset} (supervoxels)" if kind == UNLABELLED else volume.dataset,
+        names=_no_names(config, tuple(grid)),
     )
 
 
@@ -254,7 +270,24 @@ def _draw_labelled(
         PAINTED if is_painted else REAL,
         f"{volume.dataset} (painted)" if is_painted else volume.dataset,
         words,
+        _draw_names(volume, labels, geometry, rng, config),
     )
+
+
+def _draw_names(
+    volume: TrainingVolume, labels: np.ndarray, geometry: CropGeometry, rng: np.random.Generator, config: SamplerConfig
+) -> dict[str, Tensor]:
+    if not config.names_per_crop:
+        return {}
+    structures = volume.structures if geometry.is_upright else ()
+    return draw_names(labels, structures, geometry.is_mirrored, rng, config.names_per_crop, config.min_object_voxels)
+
+
+def _no_names(config: SamplerConfig, grid: tuple[int, ...]) -> dict[str, Tensor]:
+    if not config.names_per_crop:
+        return {}
+    nothing = np.zeros(grid, dtype=np.uint8)
+    return draw_names(nothing, (), False, np.random.default_rng(0), config.names_per_crop, config.min_object_voxels)
 
 
 def _recombine(labels: np.ndarray, pool: TrainingPool, randomness: Randomness, config: SamplerConfig) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..models.word_head import WORD_STRIDE
 from ..text import load_bank
 from .structures import Structure
 
@@ -50,6 +51,52 @@ class Words:
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name."""
         return dict(self.__dict__)
+
+
+def draw_names(
+    labels: np.ndarray,
+    structures: Sequence[Structure],
+    is_mirrored: bool,
+    rng: np.random.Generator,
+    count: int,
+    min_voxels: int,
+) -> dict[str, Tensor]:
+    """Names of what a crop shows and does not show, with the share of each cell that is theirs: for the word head.
+
+    Args:
+        labels: (D, H, W) values of an upright crop; none for a crop without names.
+        structures: of the volume.
+        is_mirrored: left and right of the volume are swapped in the crop.
+        rng: source of randomness.
+        count: K names; at most two thirds of them are shown, where there are others.
+        min_voxels: smallest that counts as shown; what is smaller is not asked for.
+
+    Returns:
+        The tensors of :class:`Words` for K names as ``name_text`` and so on, and ``name_share`` (K, D/8, H/8, W/8).
+    """
+    values, counts = np.unique(labels, return_counts=True)
+    sizes = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    size_of = {s: sum(sizes.get(value, 0) for value in s.values) for s in structures}
+    shown = [s for s in structures if size_of[s] >= min_voxels]
+    hidden = [s for s in structures if size_of[s] == 0 and s.is_exhaustive]
+    most = max(count - len(hidden), -(-2 * count // 3))
+    chosen = [shown[i] for i in rng.permutation(len(shown))[:most]]
+    chosen += [hidden[i] for i in rng.permutation(len(hidden))[: count - len(chosen)]]
+    grid = tuple(n // WORD_STRIDE for n in labels.shape)
+    share = torch.zeros(count, *grid)
+    words = Words.none(count)
+    if chosen:
+        drawn = Words.draw([s.mirrored() if is_mirrored else s for s in chosen], rng).tensors()
+        for name, tensor in words.tensors().items():
+            tensor[: len(chosen)] = drawn[name]
+    for number, structure in enumerate(chosen):
+        if size_of[structure]:
+            mask = np.isin(labels, structure.values)
+            cells = mask.reshape(grid[0], WORD_STRIDE, grid[1], WORD_STRIDE, grid[2], WORD_STRIDE)
+            share[number] = torch.from_numpy(cells.mean(axis=(1, 3, 5), dtype=np.float32))
+    return {f"name_{name.removeprefix('text_')}": tensor for name, tensor in words.tensors().items()} | {
+        "name_share": share
+    }
 
 
 def choose_named_targets(

@@ -67,6 +67,8 @@ class ModelConfig:
     prompt_context: bool = False
     """Hand the mean of an object's prompt tokens to every image and output token, besides what these attend to: names
     and learned tokens, which lie nowhere, are otherwise hardly looked at."""
+    word_hints: bool = False
+    """Compare names with the image's features first, and hand the decoder a coarse mask of where they lie."""
     text_dim: int = 384
     """Width of the text embeddings that prompts bring."""
     num_lateralities: int = 4

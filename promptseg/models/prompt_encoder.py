@@ -13,6 +13,10 @@ from .position import PositionCode
 
 NUM_DENSE_MAPS = 4
 """Channels of the dense maps: include, exclude, region (boxes), previous mask."""
+TABLE_SCALE = 12.0
+"""What embeddings of side and level are multiplied by, so that they count beside that of the word."""
+PREVIOUS_MASK = 3
+"""Number of the last of them."""
 ABSENT = -1
 """Label of a point that pads a batch."""
 
@@ -142,7 +146,7 @@ class PromptEncoder(nn.Module):
             (self.level_embedding, prompts.text_level),
         ):
             zeros = torch.zeros(prompts.text.shape[:3], dtype=torch.long, device=prompts.text.device)
-            token = token + table(zeros if index is None else index)
+            token = token + TABLE_SCALE * table(zeros if index is None else index)
         return token
 
     def dense_maps(self, prompts: PromptBatch, grid_shape: tuple[int, int, int], spacing_mm: Tensor) -> Tensor:

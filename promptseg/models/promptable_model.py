@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .layers import init_weights
 from .mask_decoder import DecoderOutput, MaskDecoder
 from .position import PositionCode
 from .prompt_encoder import EncodedPrompts, PromptBatch, PromptEncoder
+from .word_head import WordHead, with_hint
 
 
 class PromptableModel(nn.Module):
@@ -42,6 +44,7 @@ class PromptableModel(nn.Module):
         self.image_encoder = ImageEncoder(config, position_code)
         self.prompt_encoder = PromptEncoder(config, position_code)
         self.mask_decoder = MaskDecoder(config)
+        self.word_head = WordHead(config) if config.word_hints else None
         self.apply(init_weights)
         self.mask_decoder.init_output()
 
@@ -104,10 +107,38 @@ class PromptableModel(nn.Module):
             Logits (B, P, M, D, H, W), quality (B, P, M), presence (B, P).
         """
         encoded = self.encode_prompts(prompts, embedding.grid_shape, embedding.spacing_mm)
+        if prompts.text is None:
+            return self.decode_encoded(embedding, encoded, multimask)
+        words, are_present = self.prompt_encoder.embed_text(prompts), prompts.text_is_present
+        if are_present is None:
+            are_present = torch.ones(words.shape[:3], dtype=torch.bool, device=words.device)
+        return self.decode_encoded(embedding, encoded, multimask, words, are_present)
+
+    def decode_encoded(
+        self,
+        embedding: ImageEmbedding,
+        encoded: EncodedPrompts,
+        multimask: bool = False,
+        words: Tensor | None = None,
+        words_are_present: Tensor | None = None,
+    ) -> DecoderOutput:
+        """Decodes masks for prompts that are encoded, see :meth:`decode`.
+
+        Args:
+            embedding: of B tiles.
+            encoded: prompts of P objects on each, the tokens of words among them.
+            multimask: also return candidates.
+            words: (B, P, T, C) the tokens that name an object; None for none.
+            words_are_present: (B, P, T) bool; needed with ``words``.
+        """
         codes = self.image_encoder.token_position_codes(embedding.grid_shape, embedding.spacing_mm)
-        return self.mask_decoder(
-            image_embedding=embedding, image_position_codes=codes, prompts=encoded, multimask=multimask
-        )
+        given: dict[str, Any] = {"image_embedding": embedding, "image_position_codes": codes, "multimask": multimask}
+        if self.word_head is None or words is None or words_are_present is None:
+            return self.mask_decoder(prompts=encoded, **given)
+        hint, are_named = self.word_head(embedding, words, words_are_present), words_are_present.any(dim=2)
+        output = self.mask_decoder(prompts=with_hint(encoded, hint, are_named), **given)
+        presence = torch.where(are_named, output.presence_logits + hint.presence_logits, output.presence_logits)
+        return replace(output, presence_logits=presence)
 
     def forward(
         self, image: Tensor, spacing_mm: Tensor, prompts: PromptBatch, multimask: bool = False

@@ -47,7 +47,5 @@ def decode_with_tokens(
         torch.cat([encoded.sparse_is_present, present[..., None].expand(-1, -1, tokens.shape[2])], dim=2),
         encoded.dense_prompts,
     )
-    codes = model.image_encoder.token_position_codes(embedding.grid_shape, embedding.spacing_mm)
-    return model.mask_decoder(
-        image_embedding=embedding, image_position_codes=codes, prompts=joined, multimask=multimask
-    )
+    are_words = present[..., None].expand(batch, num_objects, tokens.shape[2])
+    return model.decode_encoded(embedding, joined, multimask, tokens, are_words)

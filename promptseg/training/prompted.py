@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..data.randomness import Randomness
 from ..data.text_targets import WORD_TENSORS, Words
-from ..models import PromptableModel
+from ..models import ImageEmbedding, PromptableModel, PromptBatch
+from ..models.prompt_encoder import ABSENT
 from .episode import EpisodeResult, run_episode
+from .losses import dice_loss
 
 if TYPE_CHECKING:
     from .config import PretrainConfig
 
-_CONDITIONAL = re.compile(r"^(prompt_encoder|mask_decoder)\.")
+_CONDITIONAL = re.compile(r"^(prompt_encoder|mask_decoder|word_head)\.")
+NAME_WEIGHT = 0.5
+"""Weight of the word head's loss beside an episode's."""
 
 
 class PromptedTraining(nn.Module):
@@ -63,9 +68,43 @@ class PromptedTraining(nn.Module):
         randomness = Randomness((self.config.seed, step, index, 2), batch["image"].device)
         words = Words(**{name: batch[name].flatten(0, 1) for name in WORD_TENSORS}) if "text" in batch else None
         result = run_episode(self.model, embedding, batch["targets"], rounds, randomness, self.config.prompts, words)
-        return result.loss + self._zero(), {f"dice{i + 1}": score for i, score in enumerate(result.dice)}
+        loss, measured = result.loss + self._zero(), {f"dice{i + 1}": s for i, s in enumerate(result.dice)}
+        if self.model.word_head is not None and "name_text" in batch:
+            hint_loss = name_loss(self.model, embedding, batch)
+            loss, measured = loss + NAME_WEIGHT * hint_loss, {**measured, "names": hint_loss.detach()}
+        return loss, measured
 
     def _zero(self) -> Tensor:
         """0, as a function of every weight that an episode may leave out."""
         parts = [p.sum() for n, p in self.model.named_parameters() if _CONDITIONAL.match(n) and p.requires_grad]
         return 0.0 * torch.stack(parts).sum()
+
+
+def name_loss(model: PromptableModel, embedding: ImageEmbedding, batch: dict[str, Tensor]) -> Tensor:
+    """Loss of the word head: where structures lie that were named, and whether they are there.
+
+    Args:
+        model: with a word head.
+        embedding: of B tiles.
+        batch: see :func:`~promptseg.data.text_targets.draw_names`, for B tiles.
+
+    Returns:
+        A scalar, 0 where nothing was named.
+    """
+    prompts = PromptBatch(
+        batch["name_text"].new_zeros(*batch["name_level"].shape, 1, 3),
+        torch.full_like(batch["name_level"], ABSENT)[..., None],
+        text=batch["name_text"][:, :, None],
+        text_laterality=batch["name_laterality"][:, :, None],
+        text_level=batch["name_level"][:, :, None],
+    )
+    is_asked, share = batch["name_is_present"], batch["name_share"]  # (B, K), (B, K, d, h, w)
+    assert model.word_head is not None
+    hint = model.word_head(embedding, model.prompt_encoder.embed_text(prompts), is_asked[..., None])
+    logits, share = hint.mask_logits.float(), share.float()
+    is_there = share.flatten(2).amax(dim=2) > 0
+    cells = F.binary_cross_entropy_with_logits(logits, share, reduction="none") * (1 + 4 * share)
+    shape = dice_loss(logits, share) * is_there
+    presence = F.binary_cross_entropy_with_logits(hint.presence_logits.float(), is_there.float(), reduction="none")
+    each = cells.flatten(2).mean(dim=2) + 0.5 * shape + 0.5 * presence
+    return (each * is_asked).sum() / is_asked.sum().clamp(min=1)
