@@ -45,7 +45,7 @@ def value_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, nn
     names: set[str] = set()
     if config.tunes_norms:
         modules |= {n for n, m in model.named_modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))}
-        names |= {f"{DECODER}.prompt_prior", f"{DECODER}.output_tokens.weight"}
+        names |= {f"{DECODER}.{n}" for n in ("prompt_prior", "evidence_prior", "output_tokens.weight")}
     if config.tunes_convolutions:
         kinds = (nn.Conv3d, nn.ConvTranspose3d, Pointwise)
         modules |= {n for n, m in model.named_modules() if isinstance(m, kinds) and n.startswith(DECODER)}

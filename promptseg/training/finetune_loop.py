@@ -18,7 +18,7 @@ from ..adapters.trainable import TrainableAdapter
 from ..data.crops import TrainingVolume
 from ..data.prompt_simulator import PromptSimulatorConfig
 from ..models import ImageEmbedding, PromptableModel
-from ..predictor import embedding_bytes, preferred_dtype
+from ..models.numerics import embedding_bytes, preferred_dtype
 from .finetune_config import FinetuneConfig
 from .finetune_data import View, draw_view
 from .finetune_episode import choose_targets, play_episode, validate_crops
