@@ -269,7 +269,7 @@ class Predictor(AdapterMethods):
                 logger.warning("%s", explain_empty(self._state))
             calls = engine.num_encoded - encoded_before
             seconds = time.perf_counter() - started
-            calibration = self.model.config.score_calibration
+            calibration = getattr(self.model.config, "score_calibration", ())  # foreign weights have none
             return prediction_of(engine.volume, engine.signature, self._state, seconds, calls, calibration)
 
     def segment_all(self, terms: Sequence[str] | str | None = None) -> LabelPrediction:

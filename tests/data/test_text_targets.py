@@ -12,7 +12,7 @@ from promptseg.data.crops import TrainingVolume, build_pyramid, index_objects
 from promptseg.data.pool import TrainingPool
 from promptseg.data.sampler import SamplerConfig, SampleStream, draw_raw
 from promptseg.data.structures import structures_of
-from promptseg.data.text_targets import WORD_TENSORS, Words, choose_named_targets
+from promptseg.data.text_targets import WORD_TENSORS, Words, choose_named_targets, draw_names
 from promptseg.preprocessing import PreprocessingConfig
 from promptseg.text import load_bank
 from promptseg.text.laterality import LEFT, RIGHT
@@ -110,3 +110,35 @@ def test_batches_carry_names_for_all_objects_and_say_which_have_one():
     assert named.any() and not named.all()
     assert torch.equal(batch["text"].norm(dim=-1) > 0.5, named)
     assert batch["targets"].flatten(2).any(dim=2)[~named].all(), "an object without a name is never empty"
+
+
+def test_the_word_head_is_asked_for_what_is_shown_and_what_is_not():
+    structures = structures_of({**NAMES, 5: "pancreas", 6: "gallbladder"}, absent=("brain",))
+    names = draw_names(_labels(), structures, False, np.random.default_rng(0), 9, 4)
+    asked = names["name_is_present"]
+    assert names["name_share"].shape == (9, 3, 3, 3) and names["name_text"].shape == (9, load_bank().width)
+    volume = names["name_share"].sum(dim=(1, 2, 3)) * 512
+    shown = sorted(volume[asked & (volume > 0)].tolist())
+    sizes = {value: int((_labels() == value).sum()) for value in (1, 2, 3)}
+    both = sizes[1] + sizes[2]
+    assert set(np.round(shown)) <= {sizes[1], sizes[2], sizes[3], both}
+    assert int((asked & (volume == 0)).sum()) == 4, "spleen, pancreas, gallbladder and brain are not there"
+
+
+def test_the_word_head_hears_the_sides_of_the_mirrored_crop():
+    structures = structures_of({1: "left kidney"})
+    sides = [
+        draw_names(_labels(), structures, mirrored, np.random.default_rng(0), 2, 4)["name_laterality"][0].item()
+        for mirrored in (False, True)
+    ]
+    assert sides == [LEFT, RIGHT]
+
+
+def test_crops_without_names_ask_the_word_head_for_nothing():
+    names = draw_names(_labels(), (), False, np.random.default_rng(0), 5, 4)
+    assert not names["name_is_present"].any() and not names["name_share"].any()
+    turned = dataclasses.replace(CONFIG, upright_share=0.0)
+    raw = draw_raw(TrainingPool({"set": [_volume()]}, {"set": 1.0}), 0, 0, 0, turned)
+    assert not raw.names["name_is_present"].any()
+    silent = dataclasses.replace(CONFIG, names_per_crop=0)
+    assert draw_raw(TrainingPool({"set": [_volume()]}, {"set": 1.0}), 0, 0, 0, silent).names == {}

@@ -11,7 +11,8 @@ import torch
 from ...boxes import box_slices, filled_box
 from ...canvas import Canvas
 from ...interaction import Drawing, Interaction
-from ...prediction import Prediction
+from ...object_state import advance
+from ...prediction import Prediction, prediction_of
 from ...prompts import PromptSet
 from ...volume import Volume
 from ..foreign_predictor import ForeignPredictor
@@ -110,5 +111,8 @@ class Vista3DPredictor(ForeignPredictor):
             engine = self._require_engine()
             before = engine.num_encoded
             given = {"points": points, "labels": labels, "scribbles": scribbles, "lassos": lassos, "text": text}
-            state = self._advance(PromptSet.from_arguments(engine.volume, **given, space=space), None)
-            return self._prediction(state, started, engine.num_encoded - before)
+            assert self._interaction is not None
+            prompts = PromptSet.from_arguments(engine.volume, **given, space=space)
+            self._state = advance(self._interaction, self._state, prompts)
+            seconds = time.perf_counter() - started
+            return prediction_of(engine.volume, engine.signature, self._state, seconds, engine.num_encoded - before)

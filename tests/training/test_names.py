@@ -1,0 +1,72 @@
+"""The word head learns where what was named lies, and that it is not there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from promptseg.data.text_targets import Words
+from promptseg.models import PromptableModel
+from promptseg.training.prompted import PromptedTraining, name_loss
+
+
+def _batch(num_names: int = 4) -> dict[str, torch.Tensor]:
+    """Two tiles with a bright and a dark half: the first name is the bright one, the second the dark one."""
+    image = torch.full((2, 1, 16, 16, 16), -0.8)
+    image[0, :, 8:] = 0.8
+    image[1, :, :8] = 0.8
+    share = torch.zeros(2, num_names, 2, 2, 2)
+    for tile in range(2):
+        cells = image[tile, 0, ::8, ::8, ::8] > 0
+        share[tile, 0], share[tile, 1] = cells.float(), (~cells).float()
+    words = Words.none(num_names).tensors()
+    text = torch.nn.functional.normalize(torch.randn(num_names, 384, generator=torch.Generator().manual_seed(0)), dim=1)
+    return {
+        "image": image,
+        "spacing_mm": torch.ones(2, 3),
+        "name_text": text.expand(2, -1, -1),
+        "name_laterality": words["text_laterality"].expand(2, -1),
+        "name_level": words["text_level"].expand(2, -1),
+        "name_is_present": torch.ones(2, num_names, dtype=torch.bool),
+        "name_share": share,
+    }
+
+
+def test_it_learns_names_places_and_absence(make_config):
+    torch.manual_seed(0)
+    model = PromptableModel(dataclasses.replace(make_config().model, word_hints=True))
+    batch = _batch()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss = name_loss(model, model.encode_image(batch["image"], batch["spacing_mm"]), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_nothing_named_costs_nothing(make_config):
+    model = PromptableModel(dataclasses.replace(make_config().model, word_hints=True))
+    batch = _batch()
+    batch["name_is_present"] = torch.zeros_like(batch["name_is_present"])
+    loss = name_loss(model, model.encode_image(batch["image"], batch["spacing_mm"]), batch)
+    assert float(loss) == 0
+    loss.backward()
+
+
+def test_an_episode_reports_the_names_and_every_weight_of_the_head_learns(make_config):
+    config = make_config()
+    model = PromptableModel(dataclasses.replace(config.model, word_hints=True))
+    training = PromptedTraining(model, config)
+    targets = torch.zeros(2, 1, 16, 16, 16, dtype=torch.bool)
+    targets[:, :, 4:12, 4:12, 4:12] = True
+    result = training({**_batch(), "targets": targets}, 0)
+    assert isinstance(result, tuple)
+    loss, measured = result
+    loss.backward()
+    assert float(measured["names"]) > 0
+    assert model.word_head is not None
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.word_head.parameters())
