@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="YAML file of PretrainConfig fields")
     parser.add_argument("--data-root", help="folder of data sets; overrides the file")
     parser.add_argument("--out-dir", help="folder of the run; overrides the file")
-    parser.add_argument("--stage", choices=("prompted", "mae"), help="overrides the file")
+    parser.add_argument("--stage", choices=("prompted", "mae", "words"), help="overrides the file")
     parser.add_argument("--init-from", help="weights to start from; overrides the file")
     parser.add_argument("--max-steps", type=int, help="overrides the file")
     parser.add_argument("--decay-start", type=int, help="overrides the file")

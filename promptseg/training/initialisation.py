@@ -23,7 +23,7 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
     Args:
         model: a promptable model, or a masked autoencoder; changed in place.
         init_from: see :class:`~promptseg.training.config.PretrainConfig`.
-        stage: ``prompted`` or ``mae``.
+        stage: ``prompted``, ``words`` or ``mae``.
 
     Raises:
         ValueError: for an unknown name, or weights of other sizes.
@@ -50,7 +50,7 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
     folder = resolve(init_from)
     tensors = read_tensors(folder / WEIGHTS_NAME)
     written_by = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("stage", "prompted")
-    if written_by == stage:
+    if (written_by == "mae") == (stage == "mae"):
         load_into(model, tensors, str(folder))
     else:
         encoders = {k[len(ENCODER_PREFIX) :]: v for k, v in tensors.items() if k.startswith(ENCODER_PREFIX)}

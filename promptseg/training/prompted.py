@@ -80,6 +80,27 @@ class PromptedTraining(nn.Module):
         return 0.0 * torch.stack(parts).sum()
 
 
+class WordTraining(nn.Module):
+    """The word head alone: everything else stays bit-equal, and with it all answers to clicks, boxes and masks.
+
+    Args:
+        model: with a word head, on its device.
+    """
+
+    def __init__(self, model: PromptableModel) -> None:
+        super().__init__()
+        self.model = model
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("word_head."))
+
+    def forward(self, batch: dict[str, Tensor], step: int, index: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch's names; ``step`` and ``index`` are those of other stages."""
+        with torch.no_grad():
+            embedding = self.model.encode_image(batch["image"], batch["spacing_mm"])
+        loss = name_loss(self.model, embedding, batch)
+        return loss, {"names": loss.detach()}
+
+
 def name_loss(model: PromptableModel, embedding: ImageEmbedding, batch: dict[str, Tensor]) -> Tensor:
     """Loss of the word head: where structures lie that were named, and whether they are there.
 

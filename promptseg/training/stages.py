@@ -21,7 +21,7 @@ from .config import PretrainConfig
 from .distributed import Process
 from .initialisation import earlier_terms, initialise
 from .masked_autoencoder import MaskedAutoencoder
-from .prompted import PromptedTraining
+from .prompted import PromptedTraining, WordTraining
 from .reading import read_pool, with_terms
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def make_stage(config: PretrainConfig, process: Process) -> Stage:
         module = model
     else:
         model = promptable
-        module = PromptedTraining(promptable, config)
+        module = WordTraining(promptable) if config.stage == "words" else PromptedTraining(promptable, config)
     if config.compile and process.device.type == "cuda":
         _compile_blocks(model)
     pool = read_pool(config)
@@ -88,7 +88,7 @@ def make_stage(config: PretrainConfig, process: Process) -> Stage:
         return finish_batch(moved, randomness, config.sampler, config.model.preprocessing)
 
     described = config.model
-    if config.stage == "prompted" and config.sampler.text_share:
+    if config.stage != "mae" and (config.sampler.text_share or config.stage == "words"):
         described = with_terms(config.model, pool, earlier_terms(config.init_from))
     return Stage(module, model, stream, prepare, lambda: initialise(model, config.init_from, config.stage), described)
 

@@ -58,7 +58,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "modality": "CT",
         "licence": "CC0",
         "citation": "none",
-        "labels": {"1": "large", "2": "small"},
+        "labels": {"1": "liver", "2": "spleen"},
         "cases": cases,
     }
     (folder / "dataset.json").write_text(json.dumps(description))

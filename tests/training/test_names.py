@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 
 from promptseg.data.text_targets import Words
 from promptseg.models import PromptableModel
+from promptseg.training.loop import setup
 from promptseg.training.prompted import PromptedTraining, name_loss
 
 
@@ -70,3 +72,31 @@ def test_an_episode_reports_the_names_and_every_weight_of_the_head_learns(make_c
     assert float(measured["names"]) > 0
     assert model.word_head is not None
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.word_head.parameters())
+
+
+def test_the_stage_of_words_leaves_all_other_weights_bit_equal(make_config, tmp_path):
+    start = setup(make_config(out_dir=str(tmp_path / "start"), **_with_words(make_config)))
+    start.save()
+    weights = tmp_path / "start" / "weights"
+    fields = _with_words(make_config, upright_share=1.0)
+    trainer = setup(make_config(out_dir=str(tmp_path / "words"), stage="words", init_from=str(weights), **fields))
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.fit()
+    changed = {n for n, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[n])}
+    exported = PromptableModel.from_pretrained(tmp_path / "words" / "weights").state_dict()
+    assert changed and all(name.startswith("word_head.") for name in changed)
+    assert all(torch.equal(exported[n], before[n]) for n in before if not n.startswith("word_head."))
+
+
+def test_the_stage_of_words_needs_a_word_head(make_config):
+    with pytest.raises(ValueError, match="word_hints=False"):
+        make_config(stage="words")
+
+
+def _with_words(make_config, **changes):
+    """Fields of a run that asks for names."""
+    config = make_config()
+    return {
+        "model": dataclasses.replace(config.model, word_hints=True),
+        "sampler": {**dataclasses.asdict(config.sampler), "names_per_crop": 3, **changes},
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from promptseg.data import load_catalog, prepare
+from promptseg.data.pool import TrainingPool
 from promptseg.data.store_case import StoreConfig
 from promptseg.models import ModelConfig, PromptableModel, TextTerm
 from promptseg.training.initialisation import earlier_terms
@@ -82,4 +84,6 @@ def test_terms_of_earlier_weights_stay_known(make_config, organs):
 
 def test_data_without_known_names_teach_no_text(make_config):
     config = make_config()
-    assert with_terms(config.model, read_pool(config)) == config.model
+    pool = read_pool(config)
+    nameless = {g: [dataclasses.replace(v, structures=()) for v in volumes] for g, volumes in pool.groups.items()}
+    assert with_terms(config.model, TrainingPool(nameless, pool.weights)) == config.model
