@@ -10,6 +10,7 @@ and the model card. Every number on the card is read from the reports; without a
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 from collections import defaultdict
@@ -65,7 +66,7 @@ def dice_by_step(records: list[StepRecord]) -> dict[str, dict[str, dict[int, tup
     """Model -> data set -> step -> (mean Dice, objects)."""
     values: dict[str, dict[str, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for r in records:
-        if r.repeat == 0:
+        if r.repeat == 0 and not r.is_absent:
             values[r.model][r.dataset][r.step].append(r.dice)
     return {
         model: {name: {s: (sum(v) / len(v), len(v)) for s, v in steps.items()} for name, steps in datasets.items()}
@@ -117,6 +118,17 @@ def behaviour(report: Path, model: str) -> list[str]:
     ]
 
 
+def presence(report: Path, model: str) -> str:
+    """A sentence on how well absence was noticed, for reports that asked by name; else nothing."""
+    records = [r for r in read_csv(report / "results.csv") if r.model == model and r.repeat == 0]
+    there, absent = ([r.presence for r in records if r.is_absent == wanted] for wanted in (False, True))
+    if not there or not absent or any(p != p for p in (*there, *absent)):
+        return ""
+    wins = sum((a < t) + 0.5 * (a == t) for t in there for a in absent) / (len(there) * len(absent))
+    protocol = json.loads((report / "summary.json").read_text(encoding="utf-8"))["settings"]["protocol"]
+    return f"- Presence, protocol `{protocol}`: AUROC {wins:.3f} ({len(there)} present, {len(absent)} absent)."
+
+
 def main() -> None:
     """Reads the command line and writes the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,10 +138,13 @@ def main() -> None:
     parser.add_argument("--report", type=Path, action="append", default=[], help="folder of promptseg evaluate")
     parser.add_argument("--description", default="", help="one or two sentences for the card")
     parser.add_argument("--note", type=Path, help="markdown that ends the card: what the weights are bad at")
+    parser.add_argument("--min-cases", type=int, default=2, help="training cases from which a term counts as known")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     config = PretrainConfig.from_file(options.config)
     model, _ = load_pretrained(options.run / "weights")
+    known = tuple(term for term in model.config.text_terms if term.cases >= options.min_cases)
+    model.config = dataclasses.replace(model.config, text_terms=known)
     rows = read_log(options.run / "metrics.jsonl")
     data = training_data(config, options.data_root)
     facts = CardFacts(
@@ -157,6 +172,7 @@ def main() -> None:
     if options.report:
         lines = [accuracy_tables(options.report)]
         lines += ["On the first of these:\n", *behaviour(options.report[0], config.model.name), ""]
+        lines += [line for report in options.report if (line := presence(report, config.model.name))]
         text = text.replace("Nothing was measured.", "\n".join(lines), 1)
     if options.note:
         text += "\n" + options.note.read_text(encoding="utf-8").strip() + "\n"
