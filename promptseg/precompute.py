@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -10,6 +11,9 @@ from contextlib import AbstractContextManager
 from .engine import TileEngine
 from .models.numerics import embedding_bytes
 from .tiles import TileKey
+
+TURN_SECONDS = 0.001
+"""Pause after each tile, for others to get their turn."""
 
 
 def choose_tiles(engine: TileEngine, levels: list[int] | None, max_tiles: int | None) -> list[TileKey]:
@@ -53,6 +57,7 @@ def encode_ahead(
             if not is_wanted():
                 break
             engine.embed([tile])
+        time.sleep(TURN_SECONDS)  # a lock that is taken again at once is never got by those who wait
     return sum(engine.cache.has(engine.signature, tile) for tile in tiles)
 
 
