@@ -21,7 +21,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from promptseg.data.pool import TrainingPool, load_pool
+from promptseg.data.folder_pool import load_pool
+from promptseg.data.pool import TrainingPool
 from promptseg.data.prompt_simulator import halve
 from promptseg.data.sampler import SampleStream
 from promptseg.models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch

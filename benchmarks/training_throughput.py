@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader
 
 from promptseg.data.batch_synthesis import finish_batch
 from promptseg.data.crops import TrainingVolume, build_pyramid, index_objects
-from promptseg.data.pool import TrainingPool, load_pool
+from promptseg.data.folder_pool import load_pool
+from promptseg.data.pool import TrainingPool
 from promptseg.data.prompt_simulator import PromptSimulatorConfig
 from promptseg.data.randomness import Randomness
 from promptseg.data.sampler import SampleStream
