@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .label_prediction import LabelPrediction
 
 
-class AdapterMethods:
+class AdapterMethods(ABC):
     """Loads adapters, puts them on, and asks them for their labels; part of :class:`promptseg.Predictor`."""
 
     model: PromptableModel
@@ -90,8 +91,10 @@ class AdapterMethods:
         with self._lock:
             return predict_labels(self._require_engine(), self.adapters.labels, names)
 
+    @abstractmethod
     def _require_engine(self) -> TileEngine:
-        raise NotImplementedError
+        """The image that is set."""
 
+    @abstractmethod
     def _signature(self, volume: Volume) -> str:
-        raise NotImplementedError
+        """What an embedding of a volume depends on."""

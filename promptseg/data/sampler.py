@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from .batch_synthesis import IMAGE_ONLY, PAINTED, REAL, SYNTHETIC, UNLABELLED, f
 from .crops import TISSUE, CropGeometry, TrainingVolume, crop_image, crop_labels, draw_geometry
 from .pool import TrainingPool
 from .randomness import Randomness
+from .structures import Structure
 from .synthesis import FIRST_BACKGROUND
 from .text_targets import Words, choose_named_targets, draw_names
 
@@ -212,7 +213,7 @@ def _blank(rng: np.random.Generator, config: SamplerConfig) -> RawSample:
         spacing,
         SYNTHETIC,
         "synthetic",
-        names=_no_names(config, grid),
+        names=_no_names(rng, config),
     )
 
 
@@ -231,7 +232,7 @@ def _draw_image(volume: TrainingVolume, randomness: Randomness, config: SamplerC
         torch.from_numpy(spacing).float(),
         kind,
         f"{volume.dataset} (supervoxels)" if kind == UNLABELLED else volume.dataset,
-        names=_no_names(config, tuple(grid)),
+        names=_no_names(randomness.host, config),
     )
 
 
@@ -243,14 +244,16 @@ def _draw_labelled(
     positions = geometry.positions_mm()
     labels = crop_labels(volume, positions)
     is_painted = not volume.levels or rng.random() < config.painted_share
+    structures = volume.structures if geometry.is_upright else ()
     if is_painted and rng.random() < config.recombined_share:
         labels = _recombine(labels, pool, randomness, config)
+        structures = ()  # the guests' values and names are not the volume's
     named = None
-    if geometry.is_upright and rng.random() < config.text_share:
+    if structures and rng.random() < config.text_share:
         named = choose_named_targets(
             labels,
             value,
-            volume.structures,
+            structures,
             geometry.is_mirrored,
             rng,
             config.objects_per_crop,
@@ -270,24 +273,24 @@ def _draw_labelled(
         PAINTED if is_painted else REAL,
         f"{volume.dataset} (painted)" if is_painted else volume.dataset,
         words,
-        _draw_names(volume, labels, geometry, rng, config),
+        _draw_names(labels, structures, geometry.is_mirrored, rng, config),
     )
 
 
 def _draw_names(
-    volume: TrainingVolume, labels: np.ndarray, geometry: CropGeometry, rng: np.random.Generator, config: SamplerConfig
+    labels: np.ndarray,
+    structures: Sequence[Structure],
+    is_mirrored: bool,
+    rng: np.random.Generator,
+    config: SamplerConfig,
 ) -> dict[str, Tensor]:
     if not config.names_per_crop:
         return {}
-    structures = volume.structures if geometry.is_upright else ()
-    return draw_names(labels, structures, geometry.is_mirrored, rng, config.names_per_crop, config.min_object_voxels)
+    return draw_names(labels, structures, is_mirrored, rng, config.names_per_crop, config.min_object_voxels)
 
 
-def _no_names(config: SamplerConfig, grid: tuple[int, ...]) -> dict[str, Tensor]:
-    if not config.names_per_crop:
-        return {}
-    nothing = np.zeros(grid, dtype=np.uint8)
-    return draw_names(nothing, (), False, np.random.default_rng(0), config.names_per_crop, config.min_object_voxels)
+def _no_names(rng: np.random.Generator, config: SamplerConfig) -> dict[str, Tensor]:
+    return _draw_names(np.zeros((config.crop_size,) * 3, dtype=np.uint8), (), False, rng, config)
 
 
 def _recombine(labels: np.ndarray, pool: TrainingPool, randomness: Randomness, config: SamplerConfig) -> np.ndarray:

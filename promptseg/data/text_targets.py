@@ -53,6 +53,16 @@ class Words:
         return dict(self.__dict__)
 
 
+def _shown_and_hidden(
+    labels: np.ndarray, structures: Sequence[Structure], min_voxels: int
+) -> tuple[list[Structure], list[Structure]]:
+    """Structures of which a crop shows at least ``min_voxels``, and those of which it certainly shows nothing."""
+    counts = np.bincount(labels.reshape(-1)) if structures else np.zeros(0, dtype=int)
+    sizes = [int(sum(counts[v] for v in s.values if v < len(counts))) for s in structures]
+    pairs = list(zip(structures, sizes, strict=True))
+    return [s for s, n in pairs if n >= min_voxels], [s for s, n in pairs if n == 0 and s.is_exhaustive]
+
+
 def draw_names(
     labels: np.ndarray,
     structures: Sequence[Structure],
@@ -74,11 +84,7 @@ def draw_names(
     Returns:
         The tensors of :class:`Words` for K names as ``name_text`` and so on, and ``name_share`` (K, D/8, H/8, W/8).
     """
-    values, counts = np.unique(labels, return_counts=True)
-    sizes = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    size_of = {s: sum(sizes.get(value, 0) for value in s.values) for s in structures}
-    shown = [s for s in structures if size_of[s] >= min_voxels]
-    hidden = [s for s in structures if size_of[s] == 0 and s.is_exhaustive]
+    shown, hidden = _shown_and_hidden(labels, structures, min_voxels)
     most = max(count - len(hidden), -(-2 * count // 3))
     chosen = [shown[i] for i in rng.permutation(len(shown))[:most]]
     chosen += [hidden[i] for i in rng.permutation(len(hidden))[: count - len(chosen)]]
@@ -90,8 +96,8 @@ def draw_names(
         for name, tensor in words.tensors().items():
             tensor[: len(chosen)] = drawn[name]
     for number, structure in enumerate(chosen):
-        if size_of[structure]:
-            mask = np.isin(labels, structure.values)
+        mask = np.isin(labels, structure.values)
+        if mask.any():
             cells = mask.reshape(grid[0], WORD_STRIDE, grid[1], WORD_STRIDE, grid[2], WORD_STRIDE)
             share[number] = torch.from_numpy(cells.mean(axis=(1, 3, 5), dtype=np.float32))
     return {f"name_{name.removeprefix('text_')}": tensor for name, tensor in words.tensors().items()} | {
@@ -124,11 +130,7 @@ def choose_named_targets(
     Returns:
         (P, D, H, W) bool, all False for one that is absent; and the names. None where nothing with a name is there.
     """
-    values, counts = np.unique(labels, return_counts=True)
-    sizes = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    size_of = {s: sum(sizes.get(value, 0) for value in s.values) for s in structures}
-    shown = [s for s in structures if size_of[s] >= min_voxels]
-    hidden = [s for s in structures if size_of[s] == 0 and s.is_exhaustive]
+    shown, hidden = _shown_and_hidden(labels, structures, min_voxels)
     first = [s for s in shown if primary in s.values] or shown
     if not first:
         return None

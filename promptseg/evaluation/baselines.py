@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def tuned_parameters(name: str) -> dict[str, Any]:
 
 
 @dataclass
-class ClassicalSegmenter:
+class ClassicalSegmenter(ABC):
     """What the classical baselines share: a window, seeds in it, and a mask back on the image.
 
     The middle of a box is taken for the object, and nothing outside of it is.
@@ -59,7 +60,8 @@ class ClassicalSegmenter:
         self._image = image
 
     def start_object(self) -> None:
-        """Nothing to forget."""
+        """Forgets nothing: each answer is made of all prompts anew."""
+        return None
 
     def predict(self, prompts: ObjectPrompts) -> SegmenterAnswer:
         """Segments in the window around the prompts."""
@@ -108,6 +110,7 @@ class ClassicalSegmenter:
         core = ((offsets / half) ** 2).sum(axis=1).reshape(shape) <= 1
         return np.zeros_like(core) if core[tuple(excluded.T)].any() else core
 
+    @abstractmethod
     def segment(self, grid: WorkingGrid, seeds: np.ndarray, outside: np.ndarray | None) -> np.ndarray:
         """Decides the grid's voxels.
 
@@ -119,7 +122,6 @@ class ClassicalSegmenter:
         Returns:
             (n0, n1, n2), above 0.5 in the object.
         """
-        raise NotImplementedError
 
     def parameters(self) -> dict[str, Any]:
         """Every parameter and its value."""

@@ -142,3 +142,13 @@ def test_crops_without_names_ask_the_word_head_for_nothing():
     assert not raw.names["name_is_present"].any()
     silent = dataclasses.replace(CONFIG, names_per_crop=0)
     assert draw_raw(TrainingPool({"set": [_volume()]}, {"set": 1.0}), 0, 0, 0, silent).names == {}
+
+
+def test_crops_with_guests_of_another_case_ask_for_nothing_by_name():
+    pool = TrainingPool({"set": [_volume()]}, {"set": 1.0})
+    config = dataclasses.replace(CONFIG, painted_share=1.0, recombined_share=1.0)
+    for index in range(8):
+        raw = draw_raw(pool, 0, 0, index, config)
+        assert raw.words is None and not raw.names["name_is_present"].any()
+    alone = dataclasses.replace(config, recombined_share=0.0)
+    assert any(draw_raw(pool, 0, 0, index, alone).words is not None for index in range(8))

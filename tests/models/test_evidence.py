@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from promptseg.models import ModelConfig, PromptableModel, PromptBatch
+from promptseg.models import PromptBatch
 from promptseg.models.evidence import connectedness, gather_evidence, similarity
-
-SIZES = {
-    "tile_size": 32, "stem_channels": (8, 8, 8), "decoder_channels": (8, 8, 8), "embed_dim": 24, "depth": 1,
-    "num_heads": 2,
-}  # fmt: skip
 
 
 def _two_rooms(gap: bool) -> torch.Tensor:
@@ -79,10 +74,8 @@ def test_objects_and_tiles_do_not_mix():
                 assert torch.allclose(whole[2 * tile + number], part[0], atol=1e-5)
 
 
-def test_a_model_that_gives_the_evidence_no_weight_answers_as_one_without_it():
-    torch.manual_seed(0)
-    plain = PromptableModel(ModelConfig(**SIZES)).eval()  # type: ignore[arg-type]
-    aware = PromptableModel(ModelConfig(**SIZES, intensity_evidence=True)).eval()  # type: ignore[arg-type]
+def test_a_model_that_gives_the_evidence_no_weight_answers_as_one_without_it(make_model):
+    plain, aware = make_model(), make_model(intensity_evidence=True)
     weights = plain.state_dict()
     stem = weights.pop("mask_decoder.prompt_stem.weight")
     wider = torch.zeros(len(stem), 8, 7)

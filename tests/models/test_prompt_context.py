@@ -5,18 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from promptseg.models import DecoderOutput, ModelConfig, PromptableModel, PromptBatch
-
-SIZES = {
-    "tile_size": 32, "stem_channels": (8, 8, 8), "decoder_channels": (8, 8, 8), "embed_dim": 24, "depth": 1,
-    "num_heads": 2,
-}  # fmt: skip
+from promptseg.models import DecoderOutput, PromptableModel, PromptBatch
 
 
 @pytest.fixture
-def model() -> PromptableModel:
-    torch.manual_seed(0)
-    model = PromptableModel(ModelConfig(**SIZES, prompt_context=True)).eval()  # type: ignore[arg-type]
+def model(make_model) -> PromptableModel:
+    model = make_model(prompt_context=True)
     context = model.mask_decoder.prompt_context
     assert context is not None
     torch.nn.init.normal_(context.weight, std=0.5)
@@ -41,8 +35,8 @@ def _decode(model: PromptableModel, prompts: PromptBatch) -> DecoderOutput:
         return model(image, torch.ones(1, 3), prompts)
 
 
-def test_a_new_model_starts_without_it():
-    context = PromptableModel(ModelConfig(**SIZES, prompt_context=True)).mask_decoder.prompt_context  # type: ignore[arg-type]
+def test_a_new_model_starts_without_it(make_model):
+    context = make_model(prompt_context=True).mask_decoder.prompt_context
     assert context is not None and not context.weight.any() and not context.bias.any()
 
 

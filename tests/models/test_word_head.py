@@ -7,20 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from promptseg.models import EncodedPrompts, ModelConfig, PromptableModel, PromptBatch
+from promptseg.models import EncodedPrompts, PromptableModel, PromptBatch
 from promptseg.models.tokens import decode_with_tokens, empty_prompts
 from promptseg.models.word_head import WordHint, with_hint
 
-SIZES = {
-    "tile_size": 32, "stem_channels": (8, 8, 8), "decoder_channels": (8, 8, 8), "embed_dim": 24, "depth": 1,
-    "num_heads": 2,
-}  # fmt: skip
-
 
 @pytest.fixture
-def model() -> PromptableModel:
-    torch.manual_seed(0)
-    model = PromptableModel(ModelConfig(**SIZES, word_hints=True)).eval()  # type: ignore[arg-type]
+def model(make_model) -> PromptableModel:
+    model = make_model(word_hints=True)
     assert model.word_head is not None
     torch.nn.init.normal_(model.word_head.word.fc2.weight, std=1.0)
     return model

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+
+from ..foreign_weights import ForeignConfig
 
 ARCHITECTURE = "sam-med3d"
 """Name of the architecture written into a converted checkpoint's ``config.json``."""
 
 
 @dataclass(frozen=True)
-class SamMed3DConfig:
+class SamMed3DConfig(ForeignConfig):
     """Sizes of a :class:`~promptseg.models.sam_med3d.SamMed3DModel`; the defaults are the published ``vit_b_ori``.
 
     Source: Wang et al., SAM-Med3D, 2023; github.com/uni-medical/SAM-Med3D, ``build_sam3D.py``.
@@ -94,34 +92,3 @@ class SamMed3DConfig:
     def lowres_size(self) -> int:
         """Voxels along each axis of the decoder's own masks, and of mask prompts."""
         return 4 * self.grid_size
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], source: str = "config") -> SamMed3DConfig:
-        """Builds a configuration from plain values.
-
-        Raises:
-            ValueError: for an unknown field or a contradiction.
-        """
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"{source}: unknown field(s) {', '.join(unknown)}; remove them or update promptseg")
-        return cls(**values)
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> SamMed3DConfig:
-        """Reads the ``config.json`` of a converted checkpoint.
-
-        Raises:
-            ValueError: if it is not one.
-        """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: not valid JSON ({error}); convert the checkpoint again") from error
-        if not hasattr(values, "keys"):
-            raise ValueError(f"{path}: expected an object with SAM-Med3D's fields; convert the checkpoint again")
-        return cls.from_dict(values, source=str(path))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that :meth:`from_dict` reads back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))

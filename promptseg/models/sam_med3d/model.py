@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from pathlib import Path
 from typing import cast
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ...safe_loading import load_into, read_tensors, replacing, save_tensors
+from ..foreign_weights import ForeignModel
 from ..image_encoder import ImageEmbedding
 from ..mask_decoder import DecoderOutput
 from ..prompt_encoder import ABSENT, PromptBatch
@@ -61,7 +59,7 @@ def normalise_tile(tile: Tensor) -> Tensor:
     return torch.stack(normalised)
 
 
-class SamMed3DModel(nn.Module):
+class SamMed3DModel(ForeignModel):
     """SAM-Med3D's published network, to be used like :class:`~promptseg.models.PromptableModel`.
 
     Kept because the weights depend on it: attention over the zero-padded window of 14^3 tokens (computed in a folded,
@@ -79,35 +77,15 @@ class SamMed3DModel(nn.Module):
         github.com/uni-medical/SAM-Med3D.
     """
 
+    config_class = SamMed3DConfig
+    conversion = "sam-med3d CKPT.pth -o DIR"
+
     def __init__(self, config: SamMed3DConfig | None = None) -> None:
         super().__init__()
         self.config = config or SamMed3DConfig()
         self.image_encoder = SamMed3DImageEncoder(self.config)
         self.prompt_encoder = SamMed3DPromptEncoder(self.config)
         self.mask_decoder = SamMed3DMaskDecoder(self.config)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> SamMed3DModel:
-        """Loads a folder that :func:`~promptseg.models.convert.convert_sam_med3d` wrote, in evaluation mode.
-
-        Raises:
-            ValueError: if a file is missing, damaged, or of another architecture.
-        """
-        folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder}: no config.json; make one with `promptseg convert sam-med3d CKPT.pth -o DIR`")
-        model = cls(SamMed3DConfig.from_file(folder / "config.json"))
-        load_into(model, read_tensors(folder / "model.safetensors"), str(folder))
-        return model.eval()
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Writes ``model.safetensors`` and ``config.json`` into a folder, which is made if need be."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.state_dict(), folder / "model.safetensors")
-        with replacing(folder / "config.json") as temporary:
-            temporary.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8")
-        return folder
 
     @property
     def dtype(self) -> torch.dtype:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ...volume import Volume
+from ..fixed_spacing import bind
 from ..foreign_predictor import ForeignPredictor
 from .model import SamMed3DModel
-from .tiles import SamMed3DEngine, make_engine
+from .tiles import SamMed3DEngine
 
 
 class SamMed3DPredictor(ForeignPredictor):
@@ -24,4 +25,4 @@ class SamMed3DPredictor(ForeignPredictor):
     model_class = SamMed3DModel
 
     def _make_engine(self, volume: Volume) -> SamMed3DEngine:
-        return make_engine(self.model, volume, self.cache, self._signature(volume))  # type: ignore[arg-type]
+        return bind(SamMed3DEngine, self.model, volume, self.cache, self._signature(volume))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from ..foreign_weights import ForeignConfig
 from .labels import CLASS_NAMES
 
 ARCHITECTURE = "vista3d"
@@ -15,7 +12,7 @@ ARCHITECTURE = "vista3d"
 
 
 @dataclass(frozen=True)
-class Vista3DConfig:
+class Vista3DConfig(ForeignConfig):
     """Sizes of a :class:`~promptseg.models.vista3d.Vista3DModel`; the defaults are the published ``vista3d132``.
 
     Source: He et al., VISTA3D, 2024; ``monai.networks.nets.vista3d132``; Project-MONAI/model-zoo,
@@ -74,31 +71,3 @@ class Vista3DConfig:
     def embed_dim(self) -> int:
         """Channels kept of a tile at stride 16: none."""
         return 0
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], source: str = "config") -> Vista3DConfig:
-        """Builds a configuration from plain values.
-
-        Raises:
-            ValueError: for an unknown field or a contradiction.
-        """
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"{source}: unknown field(s) {', '.join(unknown)}; remove them or update promptseg")
-        return cls(**values)
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> Vista3DConfig:
-        """Reads the ``config.json`` of a converted checkpoint.
-
-        Raises:
-            ValueError: if it is not one.
-        """
-        from ..pretrained import read_settings
-
-        path = Path(path)
-        return cls.from_dict(read_settings(path.parent, path.name), source=str(path))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that :meth:`from_dict` reads back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))

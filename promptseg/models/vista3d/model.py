@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...safe_loading import load_into, read_tensors, save_tensors
+from ...safe_loading import load_into, read_tensors
+from ..foreign_weights import ForeignModel
 from ..image_encoder import ImageEmbedding
 from ..mask_decoder import DecoderOutput
 from ..prompt_encoder import ABSENT, PromptBatch
@@ -38,7 +38,7 @@ def build_network(config: Vista3DConfig) -> nn.Module:
     return VISTA3D(image_encoder=encoder, class_head=class_head, point_head=point_head)
 
 
-class Vista3DModel(nn.Module):
+class Vista3DModel(ForeignModel):
     """VISTA3D, to be used like :class:`~promptseg.models.PromptableModel`.
 
     The published network runs its encoder again for each prompt. Here both of its heads are parted where the prompt
@@ -55,6 +55,9 @@ class Vista3DModel(nn.Module):
     Source: He et al., VISTA3D: A Unified Segmentation Foundation Model For 3D Medical Imaging, 2024;
         ``monai.networks.nets.vista3d``.
     """
+
+    config_class = Vista3DConfig
+    conversion = "vista3d CKPT.pt -o DIR"
 
     def __init__(self, config: Vista3DConfig | None = None, network: nn.Module | None = None) -> None:
         super().__init__()
@@ -77,30 +80,6 @@ class Vista3DModel(nn.Module):
         network = build_network(config)
         load_into(network, tensors, str(checkpoint))
         return cls(config, network).eval()
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Vista3DModel:
-        """Loads a folder that :func:`~promptseg.models.convert.convert_vista3d` wrote, in evaluation mode.
-
-        Raises:
-            ValueError: if a file is missing, damaged, or of another architecture.
-        """
-        folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder}: no config.json; make one with `promptseg convert vista3d CKPT.pt -o DIR`")
-        model = cls(Vista3DConfig.from_file(folder / "config.json"))
-        load_into(model, read_tensors(folder / "model.safetensors"), str(folder))
-        return model.eval()
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Writes ``model.safetensors`` and ``config.json`` into a folder, which is made if need be."""
-        from ..pretrained import write_text
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.state_dict(), folder / "model.safetensors")
-        write_text(folder / "config.json", json.dumps(self.config.to_dict(), indent=2) + "\n")
-        return folder
 
     @property
     def dtype(self) -> torch.dtype:

@@ -15,11 +15,12 @@ from ...object_state import advance
 from ...prediction import Prediction, prediction_of
 from ...prompts import PromptSet
 from ...volume import Volume
+from ..fixed_spacing import bind
 from ..foreign_predictor import ForeignPredictor
 from ..sam_med3d.model import expected_iou
 from .classes import find_classes
 from .model import Vista3DModel
-from .tiles import Vista3DEngine, make_engine
+from .tiles import Vista3DEngine
 
 MARGIN = 4
 """Voxels of background that are kept around a class's mask."""
@@ -70,7 +71,7 @@ class Vista3DPredictor(ForeignPredictor):
     model_class = Vista3DModel
 
     def _make_engine(self, volume: Volume) -> Vista3DEngine:
-        return make_engine(self.model, volume, self.cache, self._signature(volume))  # type: ignore[arg-type]
+        return bind(Vista3DEngine, self.model, volume, self.cache, self._signature(volume))
 
     def _make_interaction(self, engine: Any) -> Interaction:
         return Vista3DInteraction(engine, self.interaction_config)

@@ -8,17 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...cache import EmbeddingCache
 from ...canvas import Canvas
 from ...engine import TileEngine
-from ...preprocessing import IntensityMapping
 from ...prompts import PromptSet
 from ...resample import sample_tile
 from ...tiles import TileKey
-from ...volume import Volume
 from ..image_encoder import ImageEmbedding
 from ..prompt_encoder import PromptBatch
-from ..sam_med3d.tiles import FixedSpacingLattice
 from .classes import find_classes
 from .model import Vista3DModel
 
@@ -73,19 +69,3 @@ class Vista3DEngine(TileEngine):
         if len(classes) != 1:
             return batch
         return replace(batch, text=torch.full((len(tiles), 1, 1, 1), float(classes[0]), device=self.model.device))
-
-
-def make_engine(model: Vista3DModel, volume: Volume, cache: EmbeddingCache, signature: str) -> Vista3DEngine:
-    """Binds VISTA3D to an image.
-
-    Args:
-        model: in evaluation mode.
-        volume: the image, CT in Hounsfield units.
-        cache: of embeddings.
-        signature: of the image and the weights.
-    """
-    shape = tuple(int(n) for n in volume.canonical_shape)
-    spacing = tuple(float(s) for s in volume.canonical_spacing_mm)
-    lattice = FixedSpacingLattice(shape, spacing, model.config.tile_size, model.config.spacing_mm)  # type: ignore[arg-type]
-    unused = IntensityMapping(-1.0, 1.0, np.array([-1.0, 1.0], dtype=np.float32))
-    return Vista3DEngine(model, volume, lattice, unused, cache, signature)  # type: ignore[arg-type]
