@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from .canvas import Canvas
 from .engine import TileEngine
 from .models import DecoderOutput
 from .prompts import PromptSet
-from .ranking import rank_candidates
+from .ranking import RankingConfig, rank_candidates
 from .tiles import TileKey
 
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ class InteractionConfig:
     """Largest side of an object, relative to a tile's, for a level to be fine enough to draw it in one tile."""
     max_tiles: int = 27
     """Most tiles one drawing may use; coarser levels are used beyond."""
-    border_penalty: float = 1.0
-    """How much a guess loses for each share of its surface that the tile cuts off."""
-    coarse_penalty: float = 0.02
-    """How much a guess loses for each level of coarseness."""
-    agreement_weight: float = 0.25
-    """How much a guess gains by the mean overlap of all guesses with it."""
     coarsen_beyond: float = 0.9
     """Side of an object, relative to a tile's, from which drawing moves to a coarser level."""
     click_reach: float = 1.4
@@ -51,6 +45,8 @@ class InteractionConfig:
     """Clicks up to which one beside the object may say that it is far smaller than drawn, and have it drawn anew."""
     refine_below: float = 0.45
     """Side of an object, relative to a tile's, below which drawing moves to a finer level."""
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+    """Which answer to an ambiguous first prompt is best."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +142,7 @@ class Interaction:
             levels = range(max(first, level - 1), min(level + 2, self.lattice.num_levels))
         tiles = [self.lattice.nearest(centre, level) for level in levels]
         output = self.engine.decode(tiles, prompts, None, multimask=prompts.structure is None)
-        ranked = rank_candidates(
-            self.lattice,
-            tiles,
-            output,
-            border_penalty=self.config.border_penalty,
-            coarse_penalty=self.config.coarse_penalty,
-            agreement_weight=self.config.agreement_weight,
-        )
+        ranked = rank_candidates(self.lattice, tiles, output, self.config.ranking)
         canvases = [(c.iou, Canvas.from_tiles(self.lattice, [c.tile], c.logits[None])) for c in ranked[:NUM_OFFERED]]
         return Drawing(canvases[0][1], ranked[0].iou, ranked[0].presence), tuple(canvases)
 

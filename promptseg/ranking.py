@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,26 @@ from .tiles import TileKey, TileLattice
 
 SAMPLING_STEP = 2
 """Voxels between those at which masks of two levels are compared, along each axis."""
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """What a candidate gains and loses; the defaults were chosen on training cases."""
+
+    border_penalty: float = 1.0
+    """Lost for each share of a mask's surface that its tile cuts off."""
+    coarse_penalty: float = 0.02
+    """Lost for each level of coarseness."""
+    agreement_weight: float = 0.25
+    """Gained by a candidate equal to all others."""
+    usual_side_mm: float = 300.0
+    """Side of a tile from which on it shows too little of most things that people ask for."""
+    side_penalty: float = 0.15
+    """Lost for each doubling of a tile's side beyond that."""
+    usual_ml: float = 2000.0
+    """Volume that few objects exceed: lungs, brains, bodies."""
+    volume_penalty: float = 0.1
+    """Lost for each doubling of a mask's volume beyond that."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +56,9 @@ class Candidate:
 
 
 def rank_candidates(
-    lattice: TileLattice,
-    tiles: list[TileKey],
-    output: DecoderOutput,
-    *,
-    border_penalty: float,
-    coarse_penalty: float,
-    agreement_weight: float,
+    lattice: TileLattice, tiles: list[TileKey], output: DecoderOutput, config: RankingConfig
 ) -> list[Candidate]:
-    """All candidates, best first: by estimated IoU, completeness, and how far the others agree.
+    """All candidates, best first: by estimated IoU, completeness, how far the others agree, and how usual the size is.
 
     A wrong reading of a click is wrong in its own way, while right ones of different levels resemble each other.
 
@@ -51,23 +66,30 @@ def rank_candidates(
         lattice: of the image.
         tiles: one of each level, finest first.
         output: of the decoder on these tiles for one object, M masks each.
-        border_penalty: lost for each share of a mask's surface that its tile cuts off.
-        coarse_penalty: lost for each level of coarseness.
-        agreement_weight: gained by a candidate equal to all others.
+        config: what counts how much.
     """
     masks = output.mask_logits[:, 0] > 0  # (L, M, T, T, T)
     agreement = candidate_overlaps(lattice, tiles, masks).mean(dim=1).reshape(masks.shape[:2])
     candidates = []
     for number, tile in enumerate(tiles):
+        spacing_mm = lattice.level_spacing_mm(tile.level)
+        level_penalty = config.coarse_penalty * number
+        level_penalty += config.side_penalty * _doublings(lattice.tile_size * spacing_mm, config.usual_side_mm)
         for index, mask in enumerate(masks[number]):
             iou = float(output.iou_scores[number, 0, index])
-            rank = iou + agreement_weight * float(agreement[number, index])
-            rank -= border_penalty * cut_share(lattice, tile, mask) + coarse_penalty * number
-            if not bool(mask.any()):
+            volume_ml = float(mask.sum()) * spacing_mm**3 / 1000
+            rank = iou + config.agreement_weight * float(agreement[number, index]) - level_penalty
+            rank -= config.border_penalty * cut_share(lattice, tile, mask)
+            rank -= config.volume_penalty * _doublings(volume_ml, config.usual_ml)
+            if volume_ml == 0:
                 rank -= 1.0
             presence = float(output.presence_scores[number, 0])
             candidates.append(Candidate(tile, output.mask_logits[number, 0, index], iou, presence, rank))
     return sorted(candidates, key=lambda c: -c.rank)
+
+
+def _doublings(value: float, usual: float) -> float:
+    return max(0.0, math.log2(value / usual)) if value > 0 else 0.0
 
 
 def cut_share(lattice: TileLattice, tile: TileKey, mask: Tensor) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from scipy import ndimage
 
 from promptseg.data.batch_synthesis import PAINTED, REAL, SYNTHETIC, UNLABELLED, choose_objects, finish_batch
 from promptseg.data.randomness import Randomness
 from promptseg.data.sampler import SamplerConfig
-from promptseg.data.supervoxels import supervoxels
+from promptseg.data.supervoxels import drop_cut, flood, merge_regions, relief, start_basins, supervoxels
 from promptseg.data.synthesis import (
     FIRST_BACKGROUND,
     FIRST_ELLIPSOID,
@@ -78,13 +80,40 @@ def test_a_painting_shows_its_labels():
     assert within.mean() < image.flatten(1).std(dim=1).mean()
 
 
-def test_supervoxels_cover_the_image_and_follow_its_edges():
-    image = torch.zeros(1, SIZE, SIZE, SIZE)
-    image[:, : SIZE // 2] = 1.0
-    labels = supervoxels(image + 0.01 * torch.randn(image.shape), Randomness((8,)))
-    assert labels.min() >= 1 and labels.unique().numel() >= 4
-    purity = [max((image[labels == v] > 0.5).float().mean().item(), 1 - (image[labels == v] > 0.5).float().mean().item()) for v in labels.unique()]  # fmt: skip  # noqa: E501
-    assert np.mean(purity) > 0.9
+def ball_image(noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A bright ball in a crop and the ball itself, (1, D, H, W)."""
+    axis = torch.arange(SIZE) - SIZE / 2 + 0.5
+    inside = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < (SIZE / 4) ** 2)[None]
+    generator = torch.Generator().manual_seed(0)
+    return inside + noise * torch.randn(inside.shape, generator=generator), inside
+
+
+@pytest.mark.parametrize("key", range(4))
+def test_supervoxels_end_where_the_image_changes(key: int) -> None:
+    image, inside = ball_image(0.05)
+    labels = supervoxels(image, Randomness((key,)))
+    shares = [float(inside[labels == v].float().mean()) for v in labels.unique() if v > 0]
+    purity = [max(share, 1 - share) for share in shares]
+    assert len(purity) >= 1 and np.mean(purity) > 0.93
+
+
+def test_regions_are_connected_and_few_ones_are_the_objects() -> None:
+    image, inside = ball_image(0.02)
+    basins = flood(relief(image), start_basins(relief(image), Randomness((0,))), 30)
+    assert (basins > 0).all() and basins.unique().numel() > 20
+    merged = merge_regions(basins[0], image[0], 2)
+    assert merged.unique().tolist() == [1, 2]
+    ball = merged == merged[SIZE // 2, SIZE // 2, SIZE // 2]
+    assert float((ball & inside[0]).sum() / (ball | inside[0]).sum()) > 0.9
+    for value in merge_regions(basins[0], image[0], 9).unique().tolist():
+        assert ndimage.label((merge_regions(basins[0], image[0], 9) == value).numpy())[1] == 1
+
+
+def test_a_region_that_the_crop_cuts_off_is_dropped_unless_all_are() -> None:
+    labels = torch.ones(2, SIZE, SIZE, SIZE, dtype=torch.long)
+    labels[0, 8:12, 8:12, 8:12] = 2
+    assert drop_cut(labels)[0].unique().tolist() == [0, 2]
+    assert drop_cut(labels)[1].unique().tolist() == [1]
 
 
 def test_chosen_objects_are_unions_of_labels_and_differ_within_a_crop():
