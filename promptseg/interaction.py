@@ -221,12 +221,14 @@ class Interaction:
             return self.start(prompts)  # nothing was found before, so that there is nothing to go on from
         redraws = drawing.is_from_prompts and prompts.mask is None
         unchanged = replace(drawing, candidates=(), changed=(box_vox[0], box_vox[0]))
-        extents = [object_extent(prompts), canvas.box_vox(), self._beyond_click(canvas, box_vox) if includes else None]
+        beyond = self._beyond_click(canvas, box_vox) if includes else None
+        extents = [object_extent(prompts), canvas.box_vox(), beyond]
         known = [box for box in extents if box is not None]
         if known:
             low, high = functools.reduce(union_box, known)
             span = ((high - low) / self.lattice.step_vox(canvas.level) / self.lattice.tile_size).max()
-            if span > self.config.coarsen_beyond or span < self.config.refine_below:
+            grows = beyond is not None or not includes or not _lies_in(box_vox, canvas.box_vox())
+            if (span > self.config.coarsen_beyond and grows) or span < self.config.refine_below:
                 level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
                 if level != canvas.level:
                     drawn = self.draw(level, (low, high), prompts, canvas, anew=redraws and level > canvas.level)
@@ -354,6 +356,10 @@ class Interaction:
             self.lattice.from_level(low - margin, tile.level) + 0.5,
             self.lattice.from_level(low + self.lattice.tile_size + margin, tile.level) + 0.5,
         )
+
+
+def _lies_in(inner: Box, outer: Box | None) -> bool:
+    return outer is not None and bool((inner[0] >= outer[0]).all() and (inner[1] <= outer[1]).all())
 
 
 def _mean_score(output: DecoderOutput) -> float:

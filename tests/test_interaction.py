@@ -203,6 +203,17 @@ def test_an_including_click_far_away_moves_to_a_coarser_level() -> None:
     assert dice(after, engine.truth) > 0.9
 
 
+def test_a_click_inside_a_mask_larger_than_a_tile_does_not_make_it_coarser() -> None:
+    interaction, _ = make((45.0, 37.0, 30.0), 14.0)
+    box = (np.array([31.0, 23, 18]), np.array([60.0, 52, 43]))
+    drawing = interaction.draw(0, box, clicks((45, 37, 30)), None)
+    place = (48.0, 37.0, 30.0)
+    after = interaction.correct(drawing, clicks((45, 37, 30), place), around(place), includes=True)
+    assert after.canvas.level == drawing.canvas.level == 0
+    outside = (62.0, 37.0, 30.0)
+    assert interaction.correct(drawing, clicks((45, 37, 30), outside), around(outside), includes=True).canvas.level > 0
+
+
 def test_an_early_click_beside_a_far_too_large_mask_has_it_drawn_smaller() -> None:
     prompts = clicks((45, 37, 30), (55, 37, 30), labels=[1, 0])
     levels = {}
