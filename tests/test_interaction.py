@@ -204,8 +204,8 @@ def test_an_including_click_far_away_moves_to_a_coarser_level() -> None:
 
 
 def test_a_click_inside_a_mask_larger_than_a_tile_does_not_make_it_coarser() -> None:
-    interaction, _ = make((45.0, 37.0, 30.0), 14.0)
-    box = (np.array([31.0, 23, 18]), np.array([60.0, 52, 43]))
+    interaction, _ = make((45.0, 37.0, 30.0), 10.0)
+    box = (np.array([35.0, 27, 22]), np.array([56.0, 48, 39]))
     drawing = interaction.draw(0, box, clicks((45, 37, 30)), None)
     place = (48.0, 37.0, 30.0)
     after = interaction.correct(drawing, clicks((45, 37, 30), place), around(place), includes=True)
