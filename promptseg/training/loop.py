@@ -56,10 +56,10 @@ class Trainer:
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = True
         torch.manual_seed(config.seed)  # the same weights on every process
-        self.stage: Stage = make_stage(config, self.process)
+        self.stage: Stage = make_stage(
+            config, self.process, is_new=find_latest(self.out_dir / CHECKPOINTS_NAME) is None
+        )
         self.model = self.stage.model
-        if find_latest(self.out_dir / CHECKPOINTS_NAME) is None:
-            self.stage.initialise()
         self.wrapped = wrap(self.stage.module, self.process, config.parallel)
         self.average = WeightAverage(self.model, config.ema_decay)
         self.optimizer = make_optimizer(self.model, config)

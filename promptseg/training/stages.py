@@ -36,7 +36,6 @@ class Stage:
         model: the part of it that is trained, averaged, saved and exported.
         stream: micro-batches by number.
         prepare: (batch, step, index) -> the batch on the device, complete.
-        initialise: gives a new run its first weights, if the configuration names some.
         described: the model's configuration as it is exported, with the terms that the data teach.
     """
 
@@ -44,15 +43,20 @@ class Stage:
     model: nn.Module
     stream: Dataset[dict[str, Tensor]]
     prepare: Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
-    initialise: Callable[[], None]
     described: ModelConfig
 
 
-def make_stage(config: PretrainConfig, process: Process) -> Stage:
+def make_stage(config: PretrainConfig, process: Process, is_new: bool = True) -> Stage:
     """Builds the stage that a configuration names.
 
+    Args:
+        config: of the run.
+        process: this one.
+        is_new: give the model its first weights, which fails before minutes of reading and not after them; else a
+            checkpoint will.
+
     Raises:
-        ValueError: if its data are missing.
+        ValueError: if its data are missing, or the weights to start from do not fit.
     """
     promptable = PromptableModel(config.model).to(process.device)
     if process.world_size == 1 or config.parallel == "ddp":  # fully_shard takes contiguous weights only
@@ -66,6 +70,8 @@ def make_stage(config: PretrainConfig, process: Process) -> Stage:
         module = WordTraining(promptable) if config.stage == "words" else PromptedTraining(promptable, config)
     if config.compile and process.device.type == "cuda":
         _compile_blocks(model)
+    if is_new:
+        initialise(model, config.init_from, config.stage)
     pool = read_pool(config)
     stream = SampleStream(
         pool,
@@ -90,7 +96,7 @@ def make_stage(config: PretrainConfig, process: Process) -> Stage:
     described = config.model
     if config.stage != "mae" and (config.sampler.text_share or config.stage == "words"):
         described = with_terms(config.model, pool, earlier_terms(config.init_from))
-    return Stage(module, model, stream, prepare, lambda: initialise(model, config.init_from, config.stage), described)
+    return Stage(module, model, stream, prepare, described)
 
 
 def _compile_blocks(model: nn.Module) -> None:

@@ -40,6 +40,14 @@ def test_the_encoder_is_handed_over_weight_by_weight(make_config, tmp_path):
     assert not all(torch.equal(encoder[k], fresh[k]) for k in fresh)
 
 
+def test_weights_that_do_not_fit_are_refused_before_the_data_are_read(make_config, tmp_path, monkeypatch):
+    other = PromptableModel(dataclasses.replace(make_config().model, embed_dim=48))
+    other.save_pretrained(tmp_path / "other")
+    monkeypatch.setattr("promptseg.training.stages.read_pool", lambda _: pytest.fail("read the data first"))
+    with pytest.raises(ValueError, match="does not fit"):
+        setup(make_config(out_dir=str(tmp_path / "run"), init_from=str(tmp_path / "other")))
+
+
 def test_hidden_voxels_do_not_reach_the_prediction(make_config):
     torch.manual_seed(0)
     config = make_config().model
