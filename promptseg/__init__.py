@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .interaction import InteractionConfig
+    from .drawing import InteractionConfig
     from .models import ModelConfig, PromptableModel
     from .prediction import Prediction
     from .predictor import Predictor
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Box": "prompts",
-    "InteractionConfig": "interaction",
+    "InteractionConfig": "drawing",
     "Lasso": "prompts",
     "Mask": "prompts",
     "ModelConfig": "models",

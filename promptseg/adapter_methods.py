@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .drawing import InteractionConfig
 from .engine import TileEngine
-from .interaction import Interaction, InteractionConfig
+from .interaction import Interaction
 from .models import PromptableModel
 from .object_state import ObjectState
 from .volume import Volume

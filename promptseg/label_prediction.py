@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from .canvas import Canvas
+from .drawing import Drawing
 from .engine import TileEngine
-from .interaction import Drawing
 from .label_map import render_labels
 from .object_state import state_of
 from .prediction import Prediction, prediction_of

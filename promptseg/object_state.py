@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .boxes import Box, union_box
-from .interaction import Drawing, Interaction
+from .drawing import Drawing
+from .interaction import Interaction
 from .native_mask import NativeMask
 from .prompts import PromptSet
 from .strokes import Stroke

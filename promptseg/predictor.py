@@ -17,8 +17,9 @@ import torch
 
 from .adapter_methods import AdapterMethods
 from .cache import DEFAULT_DISK_BYTES, DEFAULT_MEMORY_BYTES, DiskCache, EmbeddingCache
+from .drawing import InteractionConfig
 from .engine import TileEngine
-from .interaction import Interaction, InteractionConfig
+from .interaction import Interaction
 from .models import PromptableModel
 from .models.numerics import digest_weights, preferred_dtype
 from .models.pretrained import foreign_predictor, load_pretrained

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptseg.canvas import Canvas
-from promptseg.interaction import Drawing, Interaction, InteractionConfig, object_extent
+from promptseg.drawing import Drawing, InteractionConfig, object_extent
+from promptseg.interaction import Interaction
 from promptseg.models import DecoderOutput
 from promptseg.native_mask import NativeMask
 from promptseg.prompts import PromptSet

@@ -10,7 +10,8 @@ import torch
 
 from ...boxes import box_slices, filled_box
 from ...canvas import Canvas
-from ...interaction import Drawing, Interaction
+from ...drawing import Drawing
+from ...interaction import Interaction
 from ...object_state import advance
 from ...prediction import Prediction, prediction_of
 from ...prompts import PromptSet
