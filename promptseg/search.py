@@ -1,14 +1,15 @@
 """Structures that are named and not pointed at, on a whole volume: which tiles show them, and where.
 
-Coarse to fine: the coarsest zoom level holds the volume in one tile and says where each structure may lie; each finer
-level down to the structure's own draws it again on the tiles that cover it, with the coarser mask as mask prompt. A
-structure that a coarse level does not show is looked for on the next one, on all of its tiles while they are few.
+Coarse to fine: the coarsest zoom level holds the volume in one tile and says where each structure may lie, for which
+weights with a word head need no decoder; the levels near the structure's own draw it on the tiles that cover that
+place, each with the coarser mask as mask prompt. A structure that a coarse level does not show is looked for on the
+next one, on all of its tiles while they are few.
 All structures that are looked for on the same tiles share the tiles' embeddings and the decoder's passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from .canvas import Canvas
 from .engine import TileEngine
 from .models import DecoderOutput, ImageEmbedding, PromptBatch
 from .models.tokens import decode_with_tokens, empty_prompts
+from .models.word_head import WORD_STRIDE
 from .tiles import TileKey
 
 FILL = 0.9
@@ -31,6 +33,10 @@ MARGIN = 0.15
 """How much a coarse mask's box is widened on each side, relative to its size."""
 MIN_PRESENCE = 0.3
 """Estimated probability of being there below which a tile's mask of a structure counts as empty."""
+DRAWN_LEVELS = 1
+"""Levels coarser than a structure's own on which it is drawn; on those beyond it would be a few voxels large."""
+MIN_PEAK = 0.25
+"""Estimate of the word head, 0 to 1, from which on a cell is taken for the place of a structure."""
 BATCH_MASKS = 16
 """Masks drawn in one decoder pass, tiles times structures."""
 MAX_MASKS = 128
@@ -45,11 +51,15 @@ class Finding:
         canvas: its logits; None where it was not found.
         presence: estimated probability that it is there, 0 to 1.
         score: estimated IoU, 0 to 1; 0 where it was not found.
+        place_vox: (3,) canonical voxel near which it probably lies, where it was not drawn yet; None where unknown.
+        reach_vox: (3,) how far from there the place may be off, in canonical voxels.
     """
 
     canvas: Canvas | None = None
     presence: float = 0.0
     score: float = 0.0
+    place_vox: np.ndarray | None = None
+    reach_vox: np.ndarray | None = None
 
 
 def find_structures(engine: TileEngine, extents_mm: Sequence[float], tokens: Tensor) -> list[Finding]:
@@ -68,39 +78,98 @@ def find_structures(engine: TileEngine, extents_mm: Sequence[float], tokens: Ten
     lattice = engine.lattice
     spacing_mm = np.array(lattice.spacing_mm)
     targets = [lattice.finest_level_for(extent / spacing_mm, fill=FILL) for extent in extents_mm]
+    has_words = engine.model.word_head is not None
     found = [Finding() for _ in extents_mm]
     for level in range(lattice.num_levels - 1, min(targets, default=0) - 1, -1):
-        groups: dict[tuple[TileKey, ...], list[int]] = {}
-        for number, target in enumerate(targets):
-            if level >= target and (tiles := _tiles_for(engine, found[number].canvas, level)):
-                groups.setdefault(tuple(tiles), []).append(number)
-        for tiles, members in groups.items():
+        groups: dict[tuple[bool, tuple[TileKey, ...]], list[int]] = {}
+        for number, (target, extent) in enumerate(zip(targets, extents_mm, strict=True)):
+            if level >= target and (tiles := _tiles_for(engine, found[number], extent / spacing_mm, level)):
+                is_drawn = level <= target + DRAWN_LEVELS or not has_words
+                groups.setdefault((is_drawn, tuple(tiles)), []).append(number)
+        for (is_drawn, tiles), members in groups.items():
             together = max(1, MAX_MASKS // len(tiles))
             for first in range(0, len(members), together):
                 part = members[first : first + together]
-                before = [found[n].canvas for n in part]
-                for number, finding in zip(part, _draw(engine, list(tiles), tokens[part], before), strict=True):
+                looked = _look(engine, list(tiles), tokens[part], [found[n] for n in part], is_drawn)
+                for number, finding in zip(part, looked, strict=True):
                     found[number] = finding
     return found
 
 
-def _tiles_for(engine: TileEngine, canvas: Canvas | None, level: int) -> list[TileKey]:
-    """Tiles of a level to draw a structure on: around the coarser mask, or all of them where there is none and few."""
+def _look(
+    engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: list[Finding], draws_all: bool
+) -> list[Finding]:
+    """Draws structures on tiles of one level, or those only that the word head does not see there."""
+    found = list(before)
+    has_words = engine.model.word_head is not None
+
+    def update(numbers: list[int], look: Callable[..., list[Finding]]) -> None:
+        if numbers:
+            looked = look(engine, tiles, tokens[numbers], [found[n] for n in numbers])
+            for number, finding in zip(numbers, looked, strict=True):
+                found[number] = finding
+
+    everything = list(range(len(before)))
+    if not draws_all:
+        update([n for n in everything if found[n].canvas is None], _locate)
+    update([n for n in everything if draws_all or found[n].place_vox is None], _draw)
+    if draws_all and has_words:
+        update([n for n in everything if found[n].canvas is None], _locate)
+    return found
+
+
+def _tiles_for(engine: TileEngine, finding: Finding, extent_vox: np.ndarray, level: int) -> list[TileKey]:
+    """Tiles of a level to look at: around the coarser mask or place, or all of them where there is none and few."""
     lattice = engine.lattice
-    box = None if canvas is None else canvas.box_vox()
-    if box is None:
+    box = None if finding.canvas is None else finding.canvas.box_vox()
+    if box is not None:
+        margin = MARGIN * (box[1] - box[0]) + lattice.step_vox(level)
+    elif finding.place_vox is not None and finding.reach_vox is not None:
+        box = (finding.place_vox, finding.place_vox + 1)
+        margin = finding.reach_vox + extent_vox / 2
+    else:
         counts = int(np.prod(lattice.counts(level)))
         return lattice.all_tiles(level) if counts <= MAX_SEARCH_TILES else []
-    margin = MARGIN * (box[1] - box[0]) + lattice.step_vox(level)
-    low = lattice.to_level(box[0] - margin - 0.5, level) + 0.5
-    high = lattice.to_level(box[1] + margin - 0.5, level) + 0.5
+    ends = (np.maximum(box[0] - margin, 0), np.minimum(box[1] + margin, lattice.shape))
+    low, high = (lattice.to_level(end - 0.5, level) + 0.5 for end in ends)
     tiles = lattice.covering(low, high, level)
+    if len(tiles) > MAX_TILES and finding.canvas is None:
+        return [lattice.nearest(box[0], level)]
     return tiles if len(tiles) <= MAX_TILES else []
 
 
-def _draw(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequence[Canvas | None]) -> list[Finding]:
+@torch.no_grad()
+def _locate(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequence[Finding]) -> list[Finding]:
+    """Where the word head sees structures on tiles of one level; one that it does not see stays where it was."""
+    model, lattice = engine.model, engine.lattice
+    assert model.word_head is not None
+    peaks, cells, presences = [], [], []
+    for tile in tiles:
+        embedding = ImageEmbedding.concatenate(engine.embed([tile]))
+        words = tokens.to(model.device)[None]
+        hint = model.word_head(embedding, words, torch.ones(words.shape[:3], dtype=torch.bool, device=model.device))
+        highest = hint.mask_logits[0].flatten(1).float().max(dim=1)
+        peaks.append(highest.values.cpu().sigmoid())
+        cells.append(np.stack(np.unravel_index(highest.indices.cpu().numpy(), hint.mask_logits.shape[2:]), axis=1))
+        presences.append(hint.presence_logits[0].float().cpu().sigmoid())
+    located = []
+    for number, finding in enumerate(before):
+        best = int(torch.stack([p[number] for p in peaks]).argmax())
+        presence = float(torch.stack([p[number] for p in presences]).max())
+        tile = tiles[best]
+        if float(peaks[best][number]) < MIN_PEAK:
+            located.append(replace(finding, presence=presence))
+            continue
+        middle = lattice.tile_low(tile) + WORD_STRIDE * cells[best][number] + (WORD_STRIDE - 1) / 2
+        reach = WORD_STRIDE / 2 * lattice.step_vox(tile.level)
+        place = lattice.from_level(middle, tile.level)
+        located.append(replace(finding, presence=presence, place_vox=place, reach_vox=reach))
+    return located
+
+
+def _draw(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequence[Finding]) -> list[Finding]:
     """Draws structures on tiles of one level, each with its coarser logits as mask prompt."""
-    output = decode_structures(engine, tiles, tokens, before)
+    output = decode_structures(engine, tiles, tokens, [finding.canvas for finding in before])
     presence, iou = output.presence_scores, output.iou_scores[:, :, 0]
     findings = []
     for number in range(len(tokens)):
@@ -109,7 +178,7 @@ def _draw(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequ
         sizes = (logits > 0).flatten(1).sum(dim=1).float()
         canvas = Canvas.from_tiles(engine.lattice, tiles, logits)
         if not bool((canvas.logits > 0).any()):
-            findings.append(Finding(presence=there))
+            findings.append(replace(before[number], canvas=None, presence=there, score=0.0))
             continue
         score = float((iou[:, number] * sizes).sum() / sizes.sum().clamp(min=1))
         # Tiles of the next level reach half a tile beyond the mask, and no further.

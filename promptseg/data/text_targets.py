@@ -73,6 +73,9 @@ def draw_names(
 ) -> dict[str, Tensor]:
     """Names of what a crop shows and does not show, with the share of each cell that is theirs: for the word head.
 
+    Shares are relative to the cell that has most: a structure smaller than a cell, as most are at a coarse level, would
+    otherwise teach no more than that it is nowhere.
+
     Args:
         labels: (D, H, W) values of an upright crop; none for a crop without names.
         structures: of the volume.
@@ -99,7 +102,8 @@ def draw_names(
         mask = np.isin(labels, structure.values)
         if mask.any():
             cells = mask.reshape(grid[0], WORD_STRIDE, grid[1], WORD_STRIDE, grid[2], WORD_STRIDE)
-            share[number] = torch.from_numpy(cells.mean(axis=(1, 3, 5), dtype=np.float32))
+            shares = cells.mean(axis=(1, 3, 5), dtype=np.float32)
+            share[number] = torch.from_numpy(shares / shares.max())
     return {f"name_{name.removeprefix('text_')}": tensor for name, tensor in words.tensors().items()} | {
         "name_share": share
     }

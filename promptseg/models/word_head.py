@@ -32,7 +32,8 @@ class WordHint:
     """What words say of a tile.
 
     Attributes:
-        mask_logits: (B, P, D/8, H/8, W/8); their sigmoid estimates which share of a cell is the structure.
+        mask_logits: (B, P, D/8, H/8, W/8); their sigmoid estimates the share of a cell that is the
+            structure, relative to the cell that has most of it.
         presence_logits: (B, P).
     """
 

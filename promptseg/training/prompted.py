@@ -80,8 +80,13 @@ class PromptedTraining(nn.Module):
         return 0.0 * torch.stack(parts).sum()
 
 
+WORD_PARAMETERS = ("word_head.", "prompt_encoder.laterality_embedding.", "prompt_encoder.level_embedding.")
+"""What the stage ``words`` trains: nothing that a prompt without words passes through."""
+
+
 class WordTraining(nn.Module):
-    """The word head alone: everything else stays bit-equal, and with it all answers to clicks, boxes and masks.
+    """The word head, and what sides and levels add to a word: all else stays bit-equal, and with it all answers to
+    clicks, boxes and masks.
 
     Args:
         model: with a word head, on its device.
@@ -91,7 +96,7 @@ class WordTraining(nn.Module):
         super().__init__()
         self.model = model
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith("word_head."))
+            parameter.requires_grad_(name.startswith(WORD_PARAMETERS))
 
     def forward(self, batch: dict[str, Tensor], step: int, index: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch's names; ``step`` and ``index`` are those of other stages."""

@@ -10,7 +10,7 @@ import torch
 from promptseg.data.text_targets import Words
 from promptseg.models import PromptableModel
 from promptseg.training.loop import setup
-from promptseg.training.prompted import PromptedTraining, name_loss
+from promptseg.training.prompted import WORD_PARAMETERS, PromptedTraining, name_loss
 
 
 def _batch(num_names: int = 4) -> dict[str, torch.Tensor]:
@@ -84,8 +84,9 @@ def test_the_stage_of_words_leaves_all_other_weights_bit_equal(make_config, tmp_
     trainer.fit()
     changed = {n for n, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[n])}
     exported = PromptableModel.from_pretrained(tmp_path / "words" / "weights").state_dict()
-    assert changed and all(name.startswith("word_head.") for name in changed)
-    assert all(torch.equal(exported[n], before[n]) for n in before if not n.startswith("word_head."))
+    assert changed and all(name.startswith(WORD_PARAMETERS) for name in changed)
+    assert "prompt_encoder.laterality_embedding.weight" in changed
+    assert all(torch.equal(exported[n], before[n]) for n in before if not n.startswith(WORD_PARAMETERS))
 
 
 def test_the_stage_of_words_needs_a_word_head(make_config):
