@@ -44,15 +44,29 @@ class DemoObject:
 
 
 OBJECTS = (
-    DemoObject("liver", 5, ((86, 47, 100), (60, 78, 100), (96, 60, 80)), (1, 1, 1)),
-    DemoObject("right kidney", 2, ((86, 43, 84), (73, 37, 98), (90, 62, 95)), (1, 1, 0)),
-    DemoObject("left kidney", 3, ((35, 30, 97),), (1,), box=((22, 26, 71), (46, 51, 106))),
-    DemoObject("spleen", 1, ((31, 33, 100), (14, 50, 96), (33, 33, 88)), (1, 1, 0)),
-    DemoObject("vertebra L3", 29, ((57, 46, 74), (58, 27, 70), (57, 46, 60)), (1, 1, 0)),
-    DemoObject("aorta", 52, ((54, 45, 100), (53, 54, 83), (63, 54, 88)), (1, 1, 0)),
-    DemoObject("bladder", 21, ((59, 53, 18), (52, 58, 24), (78, 45, 15)), (1, 1, 0)),
+    DemoObject("liver", 5, ((92, 51, 100), (54, 68, 107), (87, 46, 83)), (1, 1, 0)),
+    DemoObject(
+        "right kidney",
+        2,
+        ((77, 45, 84), (78, 48, 91), (76, 34, 97), (88, 48, 91), (81, 42, 85)),
+        (0, 0, 1, 0, 0),
+        box=((70, 29, 66), (94, 55, 102)),
+    ),
+    DemoObject(
+        "left kidney", 3, ((35, 41, 87), (40, 36, 100), (28, 31, 80)), (0, 1, 0), box=((23, 27, 72), (45, 50, 105))
+    ),
+    DemoObject("spleen", 1, ((23, 32, 104), (16, 44, 90)), (1, 1)),
+    DemoObject("gallbladder", 4, ((86, 74, 87),), (1,), box=((75, 58, 84), (88, 76, 96))),
+    DemoObject(
+        "vertebra L4",
+        28,
+        ((52, 29, 62), (59, 36, 62), (58, 50, 63), (59, 46, 67)),
+        (0, 0, 1, 0),
+        box=((43, 22, 55), (73, 52, 70)),
+    ),
+    DemoObject("bladder", 21, ((59, 53, 18), (69, 58, 33), (58, 39, 28)), (1, 0, 0)),
 )
-"""A click near the middle, one on a part it may miss, and one on a neighbour it may leak into; or a box and a click."""
+"""Clicks, or a box and clicks, each where the answer before it was most wrong, until a person would stop."""
 OVERVIEW = (55, 46, 95)
 """Voxel whose three slices show most of the objects."""
 

@@ -59,7 +59,7 @@ def run(config: DemoConfig) -> int:
     print(f"{config.model} on {demo.IMAGE.name}, {' x '.join(map(str, organs.shape))} voxels, {predictor.device.type}")
     print("agreement (Dice) with another model's labels after each prompt:")
     for name, overlaps, millilitres in rows:
-        print(f"  {name:<18}{'  '.join(f'{v:.2f}' for v in overlaps):<20}{millilitres:7.0f} ml")
+        print(f"  {name:<20}{'  '.join(f'{v:.2f}' for v in overlaps):<36}{millilitres:7.0f} ml")
     print(f"mean after the first prompt {_mean(rows, 0):.2f}, after the last {_mean(rows, -1):.2f}")
     first, later = statistics.median(first_seconds), statistics.median(later_seconds)
     very_first = first_seconds[0]
