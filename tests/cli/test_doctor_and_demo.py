@@ -86,5 +86,5 @@ def test_shipped_weights_agree_on_the_demo_volume(run: Run, tmp_path: Path) -> N
     assert outcome.code == 0, outcome.err
     mean = re.search(r"mean after the first prompt (\d\.\d\d), after the last (\d\.\d\d)", outcome.out)
     assert mean is not None
-    assert float(mean[2]) >= 0.46  # 0.53 was measured: a guard against a worse checkpoint, not a goal
+    assert float(mean[2]) >= 0.78  # 0.83 was measured: a guard against a worse checkpoint, not a goal
     assert float(mean[2]) > float(mean[1])
