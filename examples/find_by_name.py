@@ -1,6 +1,6 @@
 """Find structures by their names, without a click, and correct one of them.
 
-    python examples/find_by_name.py --image ct.nii.gz --names liver "left kidney"
+    python examples/find_by_name.py --image ct.nii.gz --names vertebra "spinal cord"
 
 Without an image it takes the demo volume. Weights that were trained without words find nothing by name: then it only
 shows what the names mean.
@@ -17,7 +17,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", default=str(demo.IMAGE))
     parser.add_argument("--model", default="promptseg-tiny")
-    parser.add_argument("--names", nargs="+", default=["liver", "left kidney"])
+    parser.add_argument("--names", nargs="+", default=["vertebra", "spinal cord"])
     chosen = parser.parse_args()
 
     for name in chosen.names:

@@ -50,7 +50,7 @@ def choose_targets(
     chosen: list[int] = []
     for number in range(count):
         is_absent = not present or may_be_absent and rng.random() < ABSENT_SHARE
-        pool = values if is_absent else present
+        pool = values if is_absent else [v for v in present if v not in chosen] or present
         value = primary if number == 0 and primary in present and not is_absent else pool[int(rng.integers(len(pool)))]
         chosen.append(int(value))  # type: ignore[arg-type]
     targets = torch.stack([view.labels == v for v in chosen])
