@@ -24,6 +24,11 @@ def intersect_box(first: Box, second: Box) -> Box | None:
     return (low, high) if (low < high).all() else None
 
 
+def contains_box(outer: Box, inner: Box) -> bool:
+    """Whether a box lies in another, sides included."""
+    return bool((inner[0] >= outer[0]).all() and (inner[1] <= outer[1]).all())
+
+
 def filled_box(filled: np.ndarray) -> Box | None:
     """The smallest box around what is not 0 in (n0, n1, n2); None if all is.
 

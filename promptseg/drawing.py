@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from .boxes import Box, intersect_box, union_box
+from .boxes import Box, contains_box, intersect_box, union_box
 from .canvas import Canvas
 from .engine import TileEngine
 from .models import DecoderOutput
@@ -154,10 +154,7 @@ class Drawer:
 
     def holds(self, tile: TileKey, box_vox: Box | None) -> bool:
         """Whether a box of canonical voxels lies in a tile, up to two of the tile's voxels."""
-        if box_vox is None:
-            return True
-        low, high = self.reach(tile, margin=2.0)
-        return bool((box_vox[0] >= low).all() and (box_vox[1] <= high).all())
+        return box_vox is None or contains_box(self.reach(tile, margin=2.0), box_vox)
 
     def reach(self, tile: TileKey, margin: float = 1.0) -> Box:
         """Half-open box of canonical voxels (float) that a tile's logits can change; ``margin`` in level voxels."""

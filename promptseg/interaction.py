@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .boxes import Box, intersect_box, union_box
+from .boxes import Box, contains_box, intersect_box, union_box
 from .canvas import Canvas
 from .drawing import Drawer, Drawing, mean_score, object_extent
 from .prompts import PromptSet
@@ -121,7 +121,8 @@ class Interaction(Drawer):
         if known:
             low, high = functools.reduce(union_box, known)
             span = ((high - low) / self.lattice.step_vox(canvas.level) / self.lattice.tile_size).max()
-            grows = beyond is not None or not includes or not _lies_in(box_vox, canvas.box_vox())
+            drawn_box = canvas.box_vox()
+            grows = beyond is not None or not includes or drawn_box is None or not contains_box(drawn_box, box_vox)
             if (span > self.config.coarsen_beyond and grows) or span < self.config.refine_below:
                 level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
                 if level != canvas.level:
@@ -208,11 +209,7 @@ class Interaction(Drawer):
         nearest = self.lattice.nearest((box_vox[0] + box_vox[1] - 1) / 2, level)
         low, high = self.reach(nearest, margin=0.0)
         middle_low, middle_high = (box_vox[0] + 0.5, box_vox[1] - 0.5)  # the outermost voxels may be cut in half
-        if (middle_low >= low).all() and (middle_high <= high).all():
+        if contains_box((low, high), (middle_low, middle_high)):
             return [nearest]
         tiles = self.covering(box_vox, level)
         return tiles if len(tiles) <= self.config.max_tiles else [nearest]
-
-
-def _lies_in(inner: Box, outer: Box | None) -> bool:
-    return outer is not None and bool((inner[0] >= outer[0]).all() and (inner[1] <= outer[1]).all())

@@ -22,23 +22,11 @@ from promptseg.models import ImageEmbedding, PromptBatch
 from promptseg.models.sam_med3d import SamMed3DConfig, SamMed3DModel, normalise_tile
 from promptseg.models.sam_med3d.image_encoder import RelativeAttention
 
+from .tiny_sam_med3d import TINY
+
 HERE = Path(__file__).parent
 KEYS: dict[str, list[int]] = json.loads((HERE / "sam_med3d_state_dict.json").read_text())
 REFERENCE = json.loads((HERE / "sam_med3d_reference.json").read_text())
-TINY = SamMed3DConfig(
-    tile_size=32,
-    patch_size=8,
-    embed_dim=24,
-    depth=2,
-    num_heads=2,
-    window_size=7,
-    global_blocks=(1,),
-    prompt_dim=48,
-    decoder_heads=2,
-    decoder_mlp_dim=32,
-    iou_hidden_dim=16,
-    mask_channels=8,
-)
 
 
 def recipe_weights(shapes: dict[str, list[int]]) -> dict[str, Tensor]:

@@ -16,22 +16,9 @@ from safetensors.torch import load_file
 
 from promptseg.models import PromptBatch
 from promptseg.models.convert import convert_sam_med3d
-from promptseg.models.sam_med3d import SamMed3DConfig, SamMed3DModel
+from promptseg.models.sam_med3d import SamMed3DModel
 
-TINY = SamMed3DConfig(
-    tile_size=32,
-    patch_size=8,
-    embed_dim=24,
-    depth=2,
-    num_heads=2,
-    window_size=7,
-    global_blocks=(1,),
-    prompt_dim=48,
-    decoder_heads=2,
-    decoder_mlp_dim=32,
-    iou_hidden_dim=16,
-    mask_channels=8,
-)
+from .tiny_sam_med3d import TINY
 
 
 @pytest.fixture(scope="module")
