@@ -1,15 +1,15 @@
 """Structures that are named and not pointed at, on a whole volume: which tiles show them, and where.
 
 Coarse to fine: the coarsest zoom level holds the volume in one tile and says where each structure may lie, for which
-weights with a word head need no decoder; the levels near the structure's own draw it on the tiles that cover that
-place, each with the coarser mask as mask prompt. A structure that a coarse level does not show is looked for on the
-next one, on all of its tiles while they are few.
+weights with a word head need no decoder; the structure's own level draws it on the tiles that cover that place. Weights
+without a word head draw it on every level, with the coarser mask as mask prompt. A structure that a coarse level does
+not show is looked for on the next one, on all of its tiles while they are few.
 All structures that are looked for on the same tiles share the tiles' embeddings and the decoder's passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from .canvas import Canvas
 from .engine import TileEngine
 from .models import DecoderOutput, ImageEmbedding, PromptBatch
 from .models.tokens import decode_with_tokens, empty_prompts
-from .models.word_head import WORD_STRIDE
+from .models.word_head import WORD_STRIDE, WordHint
 from .tiles import TileKey
 
 FILL = 0.9
@@ -33,10 +33,12 @@ MARGIN = 0.15
 """How much a coarse mask's box is widened on each side, relative to its size."""
 MIN_PRESENCE = 0.3
 """Estimated probability of being there below which a tile's mask of a structure counts as empty."""
-DRAWN_LEVELS = 1
-"""Levels coarser than a structure's own on which it is drawn; on those beyond it would be a few voxels large."""
+MIN_SEEN = 0.05
+"""Estimate of the word head, 0 to 1, that a tile shows a structure, below which it is not drawn on the tile."""
 MIN_PEAK = 0.25
 """Estimate of the word head, 0 to 1, from which on a cell is taken for the place of a structure."""
+ABSENT_LOGIT = -4.0
+"""Logit of masks that were not drawn."""
 BATCH_MASKS = 16
 """Masks drawn in one decoder pass, tiles times structures."""
 MAX_MASKS = 128
@@ -84,7 +86,7 @@ def find_structures(engine: TileEngine, extents_mm: Sequence[float], tokens: Ten
         groups: dict[tuple[bool, tuple[TileKey, ...]], list[int]] = {}
         for number, (target, extent) in enumerate(zip(targets, extents_mm, strict=True)):
             if level >= target and (tiles := _tiles_for(engine, found[number], extent / spacing_mm, level)):
-                is_drawn = level <= target + DRAWN_LEVELS or not has_words
+                is_drawn = level == target or not has_words
                 groups.setdefault((is_drawn, tuple(tiles)), []).append(number)
         for (is_drawn, tiles), members in groups.items():
             together = max(1, MAX_MASKS // len(tiles))
@@ -97,24 +99,17 @@ def find_structures(engine: TileEngine, extents_mm: Sequence[float], tokens: Ten
 
 
 def _look(
-    engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: list[Finding], draws_all: bool
+    engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: list[Finding], is_drawn: bool
 ) -> list[Finding]:
-    """Draws structures on tiles of one level, or those only that the word head does not see there."""
-    found = list(before)
-    has_words = engine.model.word_head is not None
-
-    def update(numbers: list[int], look: Callable[..., list[Finding]]) -> None:
-        if numbers:
-            looked = look(engine, tiles, tokens[numbers], [found[n] for n in numbers])
-            for number, finding in zip(numbers, looked, strict=True):
-                found[number] = finding
-
-    everything = list(range(len(before)))
-    if not draws_all:
-        update([n for n in everything if found[n].canvas is None], _locate)
-    update([n for n in everything if draws_all or found[n].place_vox is None], _draw)
-    if draws_all and has_words:
-        update([n for n in everything if found[n].canvas is None], _locate)
+    """Draws structures on tiles of one level; or locates them there, and draws those that the word head cannot see."""
+    if is_drawn:
+        return _draw(engine, tiles, tokens, before)
+    found = _locate(engine, tiles, tokens, before)
+    unseen = [n for n, finding in enumerate(found) if finding.place_vox is None]
+    if unseen:
+        drawn = _draw(engine, tiles, tokens[unseen], [found[n] for n in unseen])
+        for number, finding in zip(unseen, drawn, strict=True):
+            found[number] = finding
     return found
 
 
@@ -139,15 +134,21 @@ def _tiles_for(engine: TileEngine, finding: Finding, extent_vox: np.ndarray, lev
 
 
 @torch.no_grad()
+def _hint(engine: TileEngine, tile: TileKey, tokens: Tensor) -> WordHint:
+    """What the word head says of structures on a tile."""
+    model = engine.model
+    assert model.word_head is not None
+    words = tokens.to(model.device)[None]
+    are_present = torch.ones(words.shape[:3], dtype=torch.bool, device=model.device)
+    return model.word_head(ImageEmbedding.concatenate(engine.embed([tile])), words, are_present)
+
+
 def _locate(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequence[Finding]) -> list[Finding]:
     """Where the word head sees structures on tiles of one level; one that it does not see stays where it was."""
-    model, lattice = engine.model, engine.lattice
-    assert model.word_head is not None
+    lattice = engine.lattice
     peaks, cells, presences = [], [], []
     for tile in tiles:
-        embedding = ImageEmbedding.concatenate(engine.embed([tile]))
-        words = tokens.to(model.device)[None]
-        hint = model.word_head(embedding, words, torch.ones(words.shape[:3], dtype=torch.bool, device=model.device))
+        hint = _hint(engine, tile, tokens)
         highest = hint.mask_logits[0].flatten(1).float().max(dim=1)
         peaks.append(highest.values.cpu().sigmoid())
         cells.append(np.stack(np.unravel_index(highest.indices.cpu().numpy(), hint.mask_logits.shape[2:]), axis=1))
@@ -169,7 +170,9 @@ def _locate(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Se
 
 def _draw(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequence[Finding]) -> list[Finding]:
     """Draws structures on tiles of one level, each with its coarser logits as mask prompt."""
-    output = decode_structures(engine, tiles, tokens, [finding.canvas for finding in before])
+    has_words = engine.model.word_head is not None
+    coarser = [None if has_words else finding.canvas for finding in before]  # else it would displace what the head sees
+    output = _decode_where_seen(engine, tiles, tokens, coarser)
     presence, iou = output.presence_scores, output.iou_scores[:, :, 0]
     findings = []
     for number in range(len(tokens)):
@@ -184,6 +187,32 @@ def _draw(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequ
         # Tiles of the next level reach half a tile beyond the mask, and no further.
         findings.append(Finding(canvas.cropped(engine.lattice.tile_size // 2), there, score))
     return findings
+
+
+def _decode_where_seen(
+    engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequence[Canvas | None]
+) -> DecoderOutput:
+    """As :func:`decode_structures`, but for the structures that the word head rules out on a tile: they are absent."""
+    if engine.model.word_head is None:
+        return decode_structures(engine, tiles, tokens, before)
+    seen = torch.cat([_hint(engine, tile, tokens).presence_logits.float().cpu() for tile in tiles])  # (B, P)
+    shape = (*seen.shape, 1)
+    side = engine.lattice.tile_size
+    output = DecoderOutput(torch.full((*shape, side, side, side), ABSENT_LOGIT), torch.full(shape, ABSENT_LOGIT), seen)
+    together: dict[tuple[int, ...], list[int]] = {}  # structures -> the tiles that may show just these
+    for row, may_show in enumerate(seen.sigmoid() >= MIN_SEEN):
+        together.setdefault(tuple(may_show.nonzero()[:, 0].tolist()), []).append(row)
+    for columns, rows in together.items():
+        if columns:
+            part = decode_structures(engine, [tiles[r] for r in rows], tokens[[*columns]], [before[c] for c in columns])
+            where = torch.tensor(rows)[:, None], torch.tensor(columns)
+            for whole, values in zip(
+                (output.mask_logits, output.iou_logits, output.presence_logits),
+                (part.mask_logits, part.iou_logits, part.presence_logits),
+                strict=True,
+            ):
+                whole[where] = values
+    return output
 
 
 @torch.no_grad()

@@ -187,6 +187,18 @@ def text_tokens(model: PromptableModel, structures: Sequence[Structure]) -> Tens
         return model.prompt_encoder.embed_text(prompts)[0]
 
 
+def known_words(model: PromptableModel, names: Sequence[str]) -> list[Tensor | None]:
+    """The token (C,) of each name that a model takes for a word; None for the others."""
+    words: list[Tensor | None] = []
+    for name in names:
+        try:
+            check_text(model.config, name)
+            words.append(text_tokens(model, [Structure(encode_text(name), 0.0)])[0, 0])
+        except ValueError:
+            words.append(None)
+    return words
+
+
 def with_names(prompts: PromptBatch, structures: Sequence[Structure]) -> PromptBatch:
     """Prompts of P objects on B tiles, each with the name of its structure."""
     device, batch = prompts.points.device, prompts.num_tiles

@@ -103,11 +103,10 @@ def test_two_of_a_kind_are_each_drawn_where_the_word_head_sees_them() -> None:
 def test_only_levels_that_show_a_structure_well_are_drawn_and_only_near_its_place() -> None:
     engine = KnowingEngine(KnowingModel([LEFT, RIGHT]))
     ask(engine, 0)
-    levels = [level for level, _ in engine.drawn]
-    assert max(levels) <= search.DRAWN_LEVELS < LATTICE.num_levels - 1
-    finest = [tiles for level, tiles in engine.drawn if level == 0]
-    assert sum(map(len, finest)) <= 27 < len(LATTICE.all_tiles(0))
-    for tile in finest[0]:
+    assert {level for level, _ in engine.drawn} == {0}
+    drawn = [tile for _, tiles in engine.drawn for tile in tiles]
+    assert len(drawn) == len(set(drawn)) <= 27 < len(LATTICE.all_tiles(0))
+    for tile in drawn:
         centre = LATTICE.from_level(LATTICE.tile_low(tile) + LATTICE.tile_size / 2, 0)
         assert np.linalg.norm(centre - np.array(LEFT)) < 3 * LATTICE.tile_size
 
@@ -132,3 +131,23 @@ def test_what_is_nowhere_is_not_found() -> None:
     (finding,) = ask(engine, 0)
     assert finding.canvas is None
     assert finding.presence < 0.1
+    assert not engine.drawn, "the word head has ruled it out, so the decoder is not asked"
+
+
+def test_structures_are_drawn_only_on_tiles_that_may_show_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = KnowingEngine(KnowingModel([LEFT, RIGHT]))
+    asked: list[tuple[TileKey, int]] = []
+    decode = search.decode_structures
+
+    def spy(engine: Any, tiles: list[TileKey], tokens: torch.Tensor, before: Any) -> DecoderOutput:
+        assert len(before) == len(tokens)
+        asked.extend((tile, int(number)) for tile in tiles for number in tokens[:, 0, 0])
+        return decode(engine, tiles, tokens, before)
+
+    monkeypatch.setattr(search, "decode_structures", spy)
+    everywhere = LATTICE.all_tiles(LATTICE.num_levels - 3)
+    tokens = torch.tensor([0.0, 1.0])[:, None, None]
+    found = search._draw(engine, everywhere, tokens, [Finding(), Finding()])  # type: ignore[arg-type]
+    assert 0 < len(asked) < 2 * len(everywhere)
+    for finding, place in zip(found, (LEFT, RIGHT), strict=True):
+        assert np.abs(middle_of(finding) - place).max() < 4

@@ -52,6 +52,8 @@ class AdapterConfig:
     """Whether low-rank methods also hold the scales and shifts of the normalisations beside them."""
     tunes_convolutions: bool = False
     """Whether low-rank methods also hold the decoder's convolutions, whole: they draw the border, and are small."""
+    tunes_words: bool = False
+    """Whether the word head is changed too, which says where learned tokens lie, as it does of words."""
     base: str = ""
     """Name, or Hub id, of the weights it changes."""
     base_revision: str = ""

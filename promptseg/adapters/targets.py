@@ -9,16 +9,17 @@ from ..models import PromptableModel
 from ..models.layers import Pointwise
 from .config import AdapterConfig
 
-ENCODER, DECODER = "image_encoder", "mask_decoder"
+ENCODER, DECODER, WORD_HEAD = "image_encoder", "mask_decoder", "word_head"
 
 
 def scopes(config: AdapterConfig) -> tuple[str, ...]:
-    """Prefixes of the modules in which an adapter's low-rank changes lie."""
-    return {
+    """Prefixes of the modules in which an adapter's changes lie."""
+    inside = {
         "all": (f"{ENCODER}.blocks.", f"{DECODER}."),
         "encoder": (f"{ENCODER}.blocks.",),
         "decoder": (f"{DECODER}.",),
     }[config.scope]
+    return (*inside, f"{WORD_HEAD}.") if config.tunes_words else inside
 
 
 def linear_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, nn.Linear]:
@@ -39,7 +40,8 @@ def value_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, nn
     if config.method == "full":
         return parameters
     if config.method == "decoder":
-        return {n: p for n, p in parameters.items() if n.startswith(f"{DECODER}.")}
+        inside = (f"{DECODER}.", f"{WORD_HEAD}.") if config.tunes_words else (f"{DECODER}.",)
+        return {n: p for n, p in parameters.items() if n.startswith(inside)}
     inside = scopes(config) + ((f"{ENCODER}.norm.",) if config.scope != "decoder" else ())
     modules: set[str] = set()
     names: set[str] = set()
@@ -49,6 +51,8 @@ def value_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, nn
     if config.tunes_convolutions:
         kinds = (nn.Conv3d, nn.ConvTranspose3d, Pointwise)
         modules |= {n for n, m in model.named_modules() if isinstance(m, kinds) and n.startswith(DECODER)}
+    if config.tunes_words:  # but for its one wide convolution, which is larger than all else together
+        modules |= {n for n, m in model.named_modules() if isinstance(m, Pointwise) and n.startswith(WORD_HEAD)}
     return {
         n: p for n, p in parameters.items() if n.startswith(inside) and (n.rpartition(".")[0] in modules or n in names)
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..models.word_head import WORD_STRIDE
 from ..text import load_bank
@@ -63,6 +64,32 @@ def _shown_and_hidden(
     return [s for s, n in pairs if n >= min_voxels], [s for s, n in pairs if n == 0 and s.is_exhaustive]
 
 
+def cell_share(masks: Tensor) -> Tensor:
+    """Share of each cell of the word head that is a structure's, relative to the cell that has most of it.
+
+    A structure smaller than a cell, as most are at a coarse level, would otherwise teach no more than that it is
+    nowhere.
+
+    Args:
+        masks: (..., D, H, W) bool, multiples of 8 voxels.
+
+    Returns:
+        (..., D/8, H/8, W/8) float32; all 0 where there is nothing.
+    """
+    flat = masks.reshape(-1, 1, *masks.shape[-3:]).float()
+    share = F.avg_pool3d(flat, WORD_STRIDE)
+    share = share / share.amax(dim=(2, 3, 4), keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)
+    return share.reshape(*masks.shape[:-3], *share.shape[-3:])
+
+
+def _pairs_together(structures: Sequence[Structure], rng: np.random.Generator) -> list[Structure]:
+    """Structures in a random order, but left and right of one beside each other: they differ in the side alone."""
+    places: dict[tuple[str, int], float] = {}
+    for structure in structures:
+        places.setdefault((structure.term_id, structure.level), float(rng.random()))
+    return sorted(structures, key=lambda s: places[s.term_id, s.level])
+
+
 def draw_names(
     labels: np.ndarray,
     structures: Sequence[Structure],
@@ -73,8 +100,7 @@ def draw_names(
 ) -> dict[str, Tensor]:
     """Names of what a crop shows and does not show, with the share of each cell that is theirs: for the word head.
 
-    Shares are relative to the cell that has most: a structure smaller than a cell, as most are at a coarse level, would
-    otherwise teach no more than that it is nowhere.
+    Of a pair, left and right are asked for together.
 
     Args:
         labels: (D, H, W) values of an upright crop; none for a crop without names.
@@ -85,11 +111,12 @@ def draw_names(
         min_voxels: smallest that counts as shown; what is smaller is not asked for.
 
     Returns:
-        The tensors of :class:`Words` for K names as ``name_text`` and so on, and ``name_share`` (K, D/8, H/8, W/8).
+        The tensors of :class:`Words` for K names as ``name_text`` and so on, and ``name_share`` (K, D/8, H/8, W/8), see
+        :func:`cell_share`.
     """
     shown, hidden = _shown_and_hidden(labels, structures, min_voxels)
     most = max(count - len(hidden), -(-2 * count // 3))
-    chosen = [shown[i] for i in rng.permutation(len(shown))[:most]]
+    chosen = _pairs_together(shown, rng)[:most]
     chosen += [hidden[i] for i in rng.permutation(len(hidden))[: count - len(chosen)]]
     grid = tuple(n // WORD_STRIDE for n in labels.shape)
     share = torch.zeros(count, *grid)
@@ -99,11 +126,7 @@ def draw_names(
         for name, tensor in words.tensors().items():
             tensor[: len(chosen)] = drawn[name]
     for number, structure in enumerate(chosen):
-        mask = np.isin(labels, structure.values)
-        if mask.any():
-            cells = mask.reshape(grid[0], WORD_STRIDE, grid[1], WORD_STRIDE, grid[2], WORD_STRIDE)
-            shares = cells.mean(axis=(1, 3, 5), dtype=np.float32)
-            share[number] = torch.from_numpy(shares / shares.max())
+        share[number] = cell_share(torch.from_numpy(np.isin(labels, structure.values)))
     return {f"name_{name.removeprefix('text_')}": tensor for name, tensor in words.tensors().items()} | {
         "name_share": share
     }

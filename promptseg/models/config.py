@@ -69,6 +69,8 @@ class ModelConfig:
     and learned tokens, which lie nowhere, are otherwise hardly looked at."""
     word_hints: bool = False
     """Compare names with the image's features first, and hand the decoder a coarse mask of where they lie."""
+    word_sides: bool = False
+    """Compare the side of a name with a map of left and right that all names share; needs ``word_hints``."""
     text_dim: int = 384
     """Width of the text embeddings that prompts bring."""
     num_lateralities: int = 4
@@ -103,6 +105,8 @@ class ModelConfig:
         object.__setattr__(self, "text_terms", terms)
         if isinstance(self.preprocessing, dict):
             object.__setattr__(self, "preprocessing", PreprocessingConfig(**self.preprocessing))
+        if self.word_sides and not self.word_hints:
+            raise ValueError("word_sides=True with word_hints=False: the sides are a part of the word head")
         if self.tile_size < 16 or self.tile_size % 16:
             raise ValueError(f"tile_size={self.tile_size}: expected a positive multiple of 16")
         if self.embed_dim % self.num_heads:

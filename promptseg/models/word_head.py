@@ -55,6 +55,9 @@ class WordHead(nn.Module):
         self.mix = Conv3d(WIDTH, WIDTH, kernel_size=3, padding=1)
         self.out = Pointwise(WIDTH, WIDTH)
         self.word = Mlp(config.embed_dim, 2 * config.embed_dim, 2 * (WIDTH + 1))
+        # One map of left and right for all names, so that each pair that is learnt teaches the sides of all others.
+        self.side_of_word = nn.Linear(config.embed_dim, 1, bias=False) if config.word_sides else None
+        self.side_of_cell = Pointwise(WIDTH, 1) if config.word_sides else None
 
     def forward(self, embedding: ImageEmbedding, tokens: Tensor, are_present: Tensor) -> WordHint:
         """Looks for structures on encoded tiles.
@@ -77,7 +80,10 @@ class WordHead(nn.Module):
         logits = torch.einsum("bfdhw,bpf->bpdhw", cells, of_cells[..., :-1]) * scale
         pooled = 0.5 * (cells.mean(dim=(2, 3, 4)) + cells.amax(dim=(2, 3, 4)))
         presence = torch.einsum("bf,bpf->bp", pooled, of_tile[..., :-1]) * scale + of_tile[..., -1]
-        return WordHint(logits + of_cells[..., -1, None, None, None], presence)
+        logits = logits + of_cells[..., -1, None, None, None]
+        if self.side_of_word is not None and self.side_of_cell is not None:
+            logits = logits + self.side_of_word(mean)[..., None, None] * self.side_of_cell(cells)
+        return WordHint(logits, presence)
 
 
 def with_hint(encoded: EncodedPrompts, hint: WordHint, are_named: Tensor) -> EncodedPrompts:

@@ -37,9 +37,9 @@ class FinetuneConfig:
     """rank of low-rank changes: the adapter's size grows with it"""
     minutes: float = 10.0
     """time for training; loading and the report come on top"""
-    max_steps: int = 2000
+    max_steps: int = 4000
     """most training steps"""
-    batch_size: int = 4
+    batch_size: int = 2
     """crops per step"""
     objects_per_crop: int = 1
     """structures asked for in each crop"""
@@ -53,7 +53,7 @@ class FinetuneConfig:
     """share of the cases held out, one at least"""
     patience: int = 8
     """stop after so many validations without a gain"""
-    validate_every: int = 50
+    validate_every: int = 100
     """steps between validations"""
     augmentation: float = 0.7
     """strength of intensity augmentation, 0 to 1"""

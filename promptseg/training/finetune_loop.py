@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,24 @@ from ..adapters import Adapter, AdapterConfig, AdapterLabel
 from ..adapters.trainable import TrainableAdapter
 from ..data.crops import TrainingVolume
 from ..data.prompt_simulator import PromptSimulatorConfig
+from ..data.text_targets import cell_share
 from ..models import ImageEmbedding, PromptableModel
 from ..models.numerics import embedding_bytes, preferred_dtype
+from ..structures import known_words
 from .finetune_config import FinetuneConfig
 from .finetune_data import View, draw_view
 from .finetune_episode import choose_targets, play_episode, validate_crops
 from .finetune_views import ViewCache, hash_of
+from .prompted import hint_loss
 
 logger = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.03
 """Share of the budget, be it of time or of steps, in which the learning rate rises."""
+TOKEN_RATE = 0.03
+"""Peak learning rate of labels' tokens: they have far to go, to where words lie."""
+HINT_WEIGHT = 0.5
+"""Weight of where the word head sees labels, beside an episode's loss."""
 WHOLE_RATE = 0.5
 """Learning rate of convolutions that an adapter holds whole, relative to that of its low-rank changes."""
 MIN_VIEWS_PER_LABEL, MAX_VIEWS_PER_LABEL = 4, 64
@@ -41,6 +49,23 @@ MAX_VALIDATION_VIEWS = 24
 MAX_NONFINITE_STEPS = 20
 Progress = Callable[[float, str], None]
 """Called with the share of the budget that is spent, and one line."""
+
+
+@dataclass(frozen=True)
+class FinetuneBatch:
+    """What a step learns from.
+
+    Attributes:
+        embedding: of B crops.
+        targets: (B, P, D, H, W) bool, objects to ask for; on the CPU.
+        numbers: (B, P) which labels they are; on the CPU.
+        shares: (B, L, D/8, H/8, W/8) of every label, see :func:`~promptseg.data.text_targets.cell_share`; on the CPU.
+    """
+
+    embedding: ImageEmbedding
+    targets: Tensor
+    numbers: Tensor
+    shares: Tensor
 
 
 class Finetuner:
@@ -75,6 +100,7 @@ class Finetuner:
             rank=config.rank,
             alpha=2.0 * config.rank,
             tunes_convolutions=config.convolutions and config.method in ("lora", "dora", "salt"),
+            tunes_words=config.automatic and config.method != "full" and model.word_head is not None,
             base=base[0],
             base_revision=base[1],
             base_digest=base[2],
@@ -85,6 +111,8 @@ class Finetuner:
         )
         self.prompts = PromptSimulatorConfig(box_share=0.15, mask_share=0.2, scribble_share=0.08, lasso_share=0.04)
         self.trainable = TrainableAdapter(model, self.adapter_config)
+        if self.trainable.tokens is not None:
+            self.trainable.tokens.start_from(known_words(model, [label.name for label in labels]))
         self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.98))
         encoder = model.image_encoder
         self.keeps_embeddings = self.trainable.pyramid_is_frozen
@@ -96,7 +124,7 @@ class Finetuner:
         self.history: list[dict[str, float]] = []
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Parameters with their share of the learning rate: label tokens, norms and biases learn as LoRA does."""
+        """Parameters with their learning rates: norms and biases learn as low-rank changes do."""
         parameters = self.trainable.parameters()
         tokens = [p for k, p in parameters.items() if k == "label_tokens"]
         others = [p for k, p in parameters.items() if p.ndim <= 1]
@@ -109,7 +137,7 @@ class Finetuner:
             {"params": rest, "peak": rate, "weight_decay": 0.01},
             {"params": whole, "peak": WHOLE_RATE * rate, "weight_decay": 0.01},
             {"params": others, "peak": rate, "weight_decay": 0.0},
-            {"params": tokens, "peak": max(rate, 2e-3), "weight_decay": 0.0},
+            {"params": tokens, "peak": TOKEN_RATE, "weight_decay": 0.0},
         ]
         return [{**g, "lr": 0.0} for g in groups if g["params"]]
 
@@ -122,8 +150,8 @@ class Finetuner:
         size, preprocessing = self.model.config.tile_size, self.model.config.preprocessing
         return [draw_view(v, rng, size, preprocessing, value=value, centred=True) for v, value in wanted]
 
-    def draw_batch(self, step: int) -> tuple[ImageEmbedding, Tensor, Tensor]:
-        """Encoded crops of a step, targets (B, P, D, H, W) and label numbers (B, P) on the CPU; from seed and step."""
+    def draw_batch(self, step: int) -> FinetuneBatch:
+        """What a step learns from, a function of seed and step."""
         config = self.config
         rng = np.random.default_rng((config.seed, step))
         is_automatic = self.is_automatic(step)
@@ -138,7 +166,10 @@ class Finetuner:
             views.append(view)
             targets.append(target)
             numbers.append(number)
-        return self._encode(views), torch.stack(targets), torch.tensor(numbers)
+        labels = torch.stack([view.labels for view in views])
+        values = torch.tensor(self.values)[:, None, None, None]
+        shares = cell_share(labels[:, None] == values)
+        return FinetuneBatch(self._encode(views), torch.stack(targets), torch.tensor(numbers), shares)
 
     def _view(self, volume: TrainingVolume, value: int | None, rng: np.random.Generator) -> View:
         """A fresh crop; or, where the encoder's convolutions are frozen, one of those whose embeddings are kept."""
@@ -182,12 +213,13 @@ class Finetuner:
             warm = min(1.0, 0.1 + progress / WARMUP_SHARE)
             group["lr"] = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        embedding, targets, numbers = self.draw_batch(self.step)
+        batch = self.draw_batch(self.step)
         with self._autocast():
             tokens = None
             if self.is_automatic(self.step) and self.trainable.tokens is not None:
-                tokens = self.trainable.tokens(numbers.to(self.model.device))
-            loss, _ = play_episode(self.model, embedding, targets, tokens, generator, self.prompts)
+                tokens = self.trainable.tokens(batch.numbers.to(self.model.device))
+            loss, _ = play_episode(self.model, batch.embedding, batch.targets, tokens, generator, self.prompts)
+            loss = loss + HINT_WEIGHT * self._hint_loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(list(self.trainable.parameters().values()), 1.0)
@@ -203,6 +235,16 @@ class Finetuner:
                 )
         self.step += 1
         return value
+
+    def _hint_loss(self, batch: FinetuneBatch) -> Tensor | float:
+        """Of where the word head sees each label: without the decoder, so that all of them cost next to nothing."""
+        model, tokens = self.model, self.trainable.tokens
+        if tokens is None or model.word_head is None:
+            return 0.0
+        words = tokens.weight[None].expand(len(batch.shares), -1, -1, -1)
+        are_present = torch.ones(words.shape[:3], dtype=torch.bool, device=words.device)
+        hint = model.word_head(batch.embedding, words, are_present)
+        return hint_loss(hint, batch.shares.to(words.device), are_present[..., 0])
 
     def _autocast(self) -> torch.autocast:
         device = self.model.device

@@ -14,11 +14,12 @@ from ..models.registry import CONFIG_NAME, WEIGHTS_NAME, resolve
 from ..safe_loading import load_into, read_tensors
 
 logger = logging.getLogger(__name__)
-TIMM_PREFIX, SAM_PREFIX, ENCODER_PREFIX = "timm:", "sam2d:", "image_encoder."
+TIMM_PREFIX, SAM_PREFIX = "timm:", "sam2d:"
+ENCODER_PREFIX, WORD_HEAD_PREFIX = "image_encoder.", "word_head."
 
 
 def initialise(model: nn.Module, init_from: str, stage: str) -> None:
-    """Gives a model its first weights.
+    """Gives a model its first weights. What a word head has and earlier weights have not starts anew.
 
     Args:
         model: a promptable model, or a masked autoencoder; changed in place.
@@ -51,7 +52,10 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
     tensors = read_tensors(folder / WEIGHTS_NAME)
     written_by = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("stage", "prompted")
     if (written_by == "mae") == (stage == "mae"):
-        load_into(model, tensors, str(folder))
+        new = {k: v for k, v in model.state_dict().items() if k.startswith(WORD_HEAD_PREFIX) and k not in tensors}
+        if new:
+            logger.info("%s has no %s: they start anew", folder, ", ".join(new))
+        load_into(model, {**tensors, **new}, str(folder))
     else:
         encoders = {k[len(ENCODER_PREFIX) :]: v for k, v in tensors.items() if k.startswith(ENCODER_PREFIX)}
         load_into(encoder, encoders, f"{folder} (image encoder)")

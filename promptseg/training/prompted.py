@@ -14,6 +14,7 @@ from ..data.randomness import Randomness
 from ..data.text_targets import WORD_TENSORS, Words
 from ..models import ImageEmbedding, PromptableModel, PromptBatch
 from ..models.prompt_encoder import ABSENT
+from ..models.word_head import WordHint
 from .episode import EpisodeResult, run_episode
 from .losses import dice_loss
 
@@ -124,9 +125,23 @@ def name_loss(model: PromptableModel, embedding: ImageEmbedding, batch: dict[str
         text_laterality=batch["name_laterality"][:, :, None],
         text_level=batch["name_level"][:, :, None],
     )
-    is_asked, share = batch["name_is_present"], batch["name_share"]  # (B, K), (B, K, d, h, w)
+    is_asked = batch["name_is_present"]  # (B, K)
     assert model.word_head is not None
     hint = model.word_head(embedding, model.prompt_encoder.embed_text(prompts), is_asked[..., None])
+    return hint_loss(hint, batch["name_share"], is_asked)
+
+
+def hint_loss(hint: WordHint, share: Tensor, is_asked: Tensor) -> Tensor:
+    """Loss of what the word head says of K structures on B tiles.
+
+    Args:
+        hint: what it says.
+        share: (B, K, d, h, w), see :func:`~promptseg.data.text_targets.cell_share`.
+        is_asked: (B, K) bool: which structures count.
+
+    Returns:
+        A scalar, 0 where nothing was asked for.
+    """
     logits, share = hint.mask_logits.float(), share.float()
     is_there = share.flatten(2).amax(dim=2) > 0
     cells = F.binary_cross_entropy_with_logits(logits, share, reduction="none") * (1 + 4 * share)

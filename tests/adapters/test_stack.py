@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from promptseg.adapters import Adapter, AdapterConfig, AdapterLabel, AdapterStac
 from promptseg.adapters.config import METHODS
 from promptseg.adapters.targets import expected_tensors
 from promptseg.adapters.trainable import TrainableAdapter
-from promptseg.models import ModelConfig, PromptableModel
+from promptseg.models import PromptableModel
+from promptseg.models.pretrained import read_config
+from promptseg.models.registry import resolve
 
 from .conftest import CONFIG, LABELS, difference, random_adapter, run
 
@@ -151,18 +154,45 @@ def test_the_encoder_counts_only_where_it_is_changed(model: PromptableModel) -> 
     assert first.encoder_digest != second.encoder_digest != ""
 
 
+@pytest.mark.parametrize("method", ["lora", "dora", "salt", "decoder"])
+def test_the_word_head_is_a_part_of_an_adapter_that_tunes_it(method: str, tmp_path: Path) -> None:
+    model = PromptableModel(dataclasses.replace(CONFIG, word_hints=True)).eval()
+    adapter = random_adapter(model, method, tunes_words=True)
+    assert any("word_head." in key for key in adapter.tensors)
+    assert not any("word_head.mix" in key for key in adapter.tensors) or method == "decoder"
+    assert not any("word_head." in key for key in random_adapter(model, method).tensors)
+    words, present = torch.randn(1, 2, 1, CONFIG.embed_dim), torch.ones(1, 2, 1, dtype=torch.bool)
+
+    @torch.no_grad()
+    def look() -> torch.Tensor:
+        assert model.word_head is not None
+        embedding = model.encode_image(torch.zeros(1, 1, 32, 32, 32), torch.ones(1, 3))
+        return model.word_head(embedding, words, present).mask_logits
+
+    before, stack = look(), AdapterStack(model)
+    name = stack.add(Adapter.from_pretrained(adapter.save_pretrained(tmp_path / "mine")))
+    stack.activate(name)
+    unmerged = look()
+    assert (unmerged - before).abs().max() > 1e-2
+    stack.activate(name, merge=True)
+    assert (look() - unmerged).abs().max() <= 1e-5 * max(1.0, float(unmerged.abs().max()))
+    stack.activate(None)
+    assert torch.equal(look(), before)
+
+
 def test_an_adapter_is_small(model: PromptableModel) -> None:
     weights = sum(p.numel() * 4 for p in model.parameters())
     small = random_adapter(model, "lora", rank=1, tokens_per_label=1).num_bytes
     assert small < 0.2 * weights < random_adapter(model, "full").num_bytes
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "salt"])
-def test_an_adapter_of_the_weights_that_ship_is_below_five_megabytes(method: str) -> None:
+@pytest.mark.parametrize(("method", "megabytes"), [("lora", 5.0), ("dora", 5.0), ("salt", 6.5)])
+def test_an_adapter_of_the_weights_that_ship_is_a_few_megabytes(method: str, megabytes: float) -> None:
     with torch.device("meta"):
-        tiny = PromptableModel(ModelConfig())
-    expected = expected_tensors(tiny, AdapterConfig(method=method, labels=LABELS, tokens_per_label=4))
-    assert 4 * sum(t.numel() for t in expected.values()) < 5e6
+        tiny = PromptableModel(read_config(resolve("promptseg-tiny")))
+    config = AdapterConfig(method=method, labels=LABELS, tokens_per_label=4, tunes_convolutions=True, tunes_words=True)
+    expected = expected_tensors(tiny, config)
+    assert 4 * sum(t.numel() for t in expected.values()) < megabytes * 1e6
 
 
 @pytest.mark.parametrize("method", METHODS)

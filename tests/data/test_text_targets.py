@@ -126,6 +126,19 @@ def test_the_word_head_is_asked_for_what_is_shown_and_what_is_not():
     assert all(np.isclose(share, expected, rtol=1e-4).any() for share in shares.tolist())
 
 
+def test_left_and_right_of_one_structure_are_asked_for_beside_each_other():
+    structures = structures_of({1: "left kidney", 3: "liver", 2: "right kidney", 4: "spleen"})
+    first = set()
+    for seed in range(12):
+        sides = draw_names(_labels(), structures, False, np.random.default_rng(seed), 4, 4)["name_laterality"]
+        left, right = ((sides == side).nonzero()[:, 0].tolist() for side in (LEFT, RIGHT))
+        assert len(left) == len(right) <= 1
+        if left:
+            assert abs(left[0] - right[0]) <= 1
+        first.add(int(sides[0]))
+    assert len(first) > 1, "which structure comes first is drawn"
+
+
 def test_the_word_head_hears_the_sides_of_the_mirrored_crop():
     structures = structures_of({1: "left kidney"})
     sides = [

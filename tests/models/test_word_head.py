@@ -89,3 +89,23 @@ def test_tiles_and_structures_do_not_mix(model):
                 part = model.word_head(alone, tokens[tile : tile + 1, number : number + 1], present[:1, :1])
                 assert torch.allclose(part.mask_logits[0, 0], together.mask_logits[tile, number], atol=1e-4)
                 assert torch.allclose(part.presence_logits[0, 0], together.presence_logits[tile, number], atol=1e-4)
+
+
+def test_sides_are_one_map_that_all_names_share_each_as_much_as_it_has_of_a_side(make_model):
+    model = make_model(word_hints=True, word_sides=True)
+    embedding, tokens = _embed(model), torch.randn(1, 3, 1, 24)
+    present = torch.ones(1, 3, 1, dtype=torch.bool)
+    with torch.no_grad():
+        whole = model.word_head(embedding, tokens, present)
+        amount = model.word_head.side_of_word(tokens[0, :, 0])[:, 0]
+        model.word_head.side_of_word.weight.zero_()
+        without = model.word_head(embedding, tokens, present)
+    added = (whole.mask_logits - without.mask_logits)[0] / amount[:, None, None, None]
+    assert added.abs().max() > 1e-3
+    assert torch.allclose(added, added[:1].expand_as(added), atol=1e-3 * float(added.abs().max()))
+    assert torch.equal(whole.presence_logits, without.presence_logits)
+
+
+def test_sides_without_a_word_head_are_refused(make_model):
+    with pytest.raises(ValueError, match="word_sides=True with word_hints=False"):
+        make_model(word_sides=True)

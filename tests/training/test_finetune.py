@@ -13,18 +13,22 @@ import torch
 
 from promptseg import Predictor
 from promptseg.adapters import Adapter
+from promptseg.adapters.tokens import WORD_NOISE, LabelTokens
 from promptseg.cli import main
 from promptseg.models import ModelConfig, PromptableModel
 from promptseg.models.pretrained import save_pretrained
+from promptseg.structures import known_words, text_tokens, understand
 from promptseg.training.finetune import Finetuner, finetune, read_report
 from promptseg.training.finetune_config import FinetuneConfig
 from promptseg.training.finetune_data import View, find_cases, load_case
 from promptseg.training.finetune_episode import choose_targets, play_episode, validate_crops
 from promptseg.training.finetune_views import ViewCache, hash_of
 
+from .. import toy_text
+
 MODEL = ModelConfig(
     name="random", tile_size=32, stem_channels=(8, 8, 8), stem_depths=(1, 1, 1), embed_dim=24, depth=1, num_heads=2,
-    decoder_depth=1, decoder_channels=(8, 8, 8), num_levels=4, text_dim=6,
+    decoder_depth=1, decoder_channels=(8, 8, 8), num_levels=4, text_dim=6, word_hints=True,
 )  # fmt: skip
 
 
@@ -113,7 +117,8 @@ def test_the_whole_way_from_two_folders_to_a_label_map(
 
 def test_steps_change_the_adapter_and_nothing_else(data: Path) -> None:
     tuner = make_tuner(data, method="decoder")
-    frozen = {n: p.clone() for n, p in tuner.model.named_parameters() if not n.startswith("mask_decoder.")}
+    tuned = ("mask_decoder.", "word_head.")
+    frozen = {n: p.clone() for n, p in tuner.model.named_parameters() if not n.startswith(tuned)}
     before = tuner.trainable.state()
     for _ in range(3):
         assert np.isfinite(tuner.train_step(0.1))
@@ -151,6 +156,38 @@ def test_it_learns_to_find_labels_without_a_prompt(data: Path) -> None:
         tuner.train_step(step / 50)
     after = tuner.validate()
     assert after["automatic"] > before["automatic"] + 0.2, (before, after)
+
+
+@pytest.mark.parametrize("method", ["lora", "decoder"])
+def test_the_word_head_learns_where_labels_lie_in_every_step(data: Path, method: str) -> None:
+    tuner = make_tuner(data, method=method, automatic_share=0.0)
+    tuner.train_step(0.1)
+    parameters = tuner.trainable.parameters()
+    heads = [p for n, p in parameters.items() if "word_head." in n and "lora_A" not in n]
+    assert heads and all(p.grad is not None and p.grad.abs().sum() > 0 for p in heads)
+    assert parameters["label_tokens"].grad is not None  # though no episode of this step was without a prompt
+    assert not any("word_head." in n for n in make_tuner(data, method=method, automatic=False).trainable.parameters())
+
+
+def test_shares_are_those_of_every_label_in_the_order_of_the_tokens(data: Path) -> None:
+    batch = make_tuner(data).draw_batch(0)
+    assert batch.shares.shape == (2, 2, 4, 4, 4)
+    for crop in range(2):
+        (target,), number = batch.targets[crop], int(batch.numbers[crop, 0])
+        coarse = torch.nn.functional.avg_pool3d(target[None].float(), 8)[0]
+        assert torch.allclose(batch.shares[crop, number], coarse / coarse.max().clamp(min=1e-9))
+
+
+def test_labels_start_from_their_words_where_the_model_knows_them() -> None:
+    model = PromptableModel(toy_text.CONFIG)
+    words = known_words(model, ["liver", "my own label"])
+    tokens = LabelTokens(2, 3, model.config.embed_dim)
+    before = tokens.weight[1].clone()
+    tokens.start_from(words)
+    expected = text_tokens(model, [understand(model.config, "liver")])[0, 0]
+    assert (tokens.weight[0] - expected).abs().max() < 6 * WORD_NOISE
+    assert torch.equal(tokens.weight[1], before)
+    assert known_words(PromptableModel(MODEL), ["liver"]) == [None]
 
 
 def test_the_best_state_is_exported_not_the_last(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +239,8 @@ def test_a_frozen_encoder_encodes_each_crop_once(data: Path) -> None:
     count = tuner.views.num_encoded
     again = tuner.draw_batch(0)
     assert tuner.views.num_encoded == count
-    assert torch.equal(first[0].tokens, again[0].tokens)
-    assert torch.equal(first[1], again[1])
+    assert torch.equal(first.embedding.tokens, again.embedding.tokens)
+    assert torch.equal(first.targets, again.targets)
     lora = make_tuner(data, method="lora")
     assert not lora.trainable.encoder_is_frozen
     assert make_tuner(data, method="lora", scope="decoder").trainable.encoder_is_frozen
@@ -212,14 +249,15 @@ def test_a_frozen_encoder_encodes_each_crop_once(data: Path) -> None:
 def test_frozen_convolutions_run_once_and_the_transformer_learns(data: Path) -> None:
     tuner = make_tuner(data, method="lora")
     assert tuner.keeps_embeddings
-    embedding, targets, _ = tuner.draw_batch(0)
+    batch = tuner.draw_batch(0)
+    embedding, targets = batch.embedding, batch.targets
     count = tuner.views.num_encoded
     views = [view for view, _ in tuner.views._embeddings.values()]
     whole = {id(v): tuner.model.encode_image(v.image[None], v.spacing_mm[None]).tokens for v in views}
     assert any(torch.allclose(embedding.tokens[:1], tokens, atol=1e-5) for tokens in whole.values())
     assert embedding.tokens.requires_grad
     assert not embedding.skips[0].requires_grad
-    assert torch.equal(tuner.draw_batch(0)[1], targets)
+    assert torch.equal(tuner.draw_batch(0).targets, targets)
     assert tuner.views.num_encoded == count
     assert not make_tuner(data, method="full").keeps_embeddings
 
@@ -271,8 +309,9 @@ def test_batches_are_a_function_of_seed_and_step(data: Path) -> None:
     first, second = make_tuner(data), make_tuner(data)
     for step in (0, 5):
         a, b = first.draw_batch(step), second.draw_batch(step)
-        assert torch.equal(a[1], b[1])
-        assert torch.equal(a[2], b[2])
+        assert torch.equal(a.targets, b.targets)
+        assert torch.equal(a.numbers, b.numbers)
+        assert torch.equal(a.shares, b.shares)
     assert [first.is_automatic(s) for s in range(20)] == [second.is_automatic(s) for s in range(20)]
     assert 3 < sum(first.is_automatic(s) for s in range(20)) < 17
 
@@ -300,7 +339,8 @@ def test_several_objects_of_a_crop_are_different_labels_as_far_as_there_are_some
 
 def test_episodes_differ_in_what_the_model_is_told(data: Path) -> None:
     tuner = make_tuner(data)
-    embedding, targets, numbers = tuner.draw_batch(0)
+    batch = tuner.draw_batch(0)
+    embedding, targets, numbers = batch.embedding, batch.targets, batch.numbers
     tokens = tuner.trainable.tokens
     assert tokens is not None
     losses = []

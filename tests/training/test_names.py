@@ -9,6 +9,8 @@ import torch
 
 from promptseg.data.text_targets import Words
 from promptseg.models import PromptableModel
+from promptseg.models.tokens import empty_prompts
+from promptseg.text.laterality import LEFT, NONE, RIGHT
 from promptseg.training.loop import setup
 from promptseg.training.prompted import WORD_PARAMETERS, PromptedTraining, name_loss
 
@@ -50,6 +52,39 @@ def test_it_learns_names_places_and_absence(make_config):
     assert losses[-1] < 0.3 * losses[0]
 
 
+def test_the_side_of_one_pair_tells_the_sides_of_another(make_config):
+    """Word 0 is learnt with its sides and word 1 without, yet left and right of word 1 are told apart."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(make_config().model, word_hints=True, word_sides=True)
+    model = PromptableModel(config)
+    batch = _batch(num_names=4)
+    image = torch.full((1, 1, 32, 16, 16), -0.8)
+    image[0, 0, [*range(8), *range(24, 32)]] = 0.8  # a bright cell at each end, alike
+    left, right = torch.zeros(4, 2, 2), torch.zeros(4, 2, 2)
+    left[0], right[3] = 1, 1
+    words = batch["name_text"][:1, [0, 0, 1, 1]]
+    batch = {name: tensor[:1] for name, tensor in batch.items()} | {
+        "image": image,
+        "name_text": words,
+        "name_laterality": torch.tensor([[LEFT, RIGHT, NONE, NONE]]),
+        "name_share": torch.stack([left, right, left + right, left + right])[None],
+    }
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(100):
+        loss = name_loss(model, model.encode_image(batch["image"], batch["spacing_mm"]), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    asked = empty_prompts(1, 2)
+    asked = dataclasses.replace(asked, text=words[:, 2:, None], text_laterality=torch.tensor([[[LEFT], [RIGHT]]]))
+    assert model.word_head is not None
+    with torch.no_grad():
+        embedding = model.encode_image(batch["image"], batch["spacing_mm"])
+        present = torch.ones(1, 2, 1, dtype=torch.bool)
+        found = model.word_head(embedding, model.prompt_encoder.embed_text(asked), present).mask_logits[0].mean((2, 3))
+    assert found[0, 0] > found[0, 3] + 1 and found[1, 3] > found[1, 0] + 1
+
+
 def test_nothing_named_costs_nothing(make_config):
     model = PromptableModel(dataclasses.replace(make_config().model, word_hints=True))
     batch = _batch()
@@ -87,6 +122,22 @@ def test_the_stage_of_words_leaves_all_other_weights_bit_equal(make_config, tmp_
     assert changed and all(name.startswith(WORD_PARAMETERS) for name in changed)
     assert "prompt_encoder.laterality_embedding.weight" in changed
     assert all(torch.equal(exported[n], before[n]) for n in before if not n.startswith(WORD_PARAMETERS))
+
+
+def test_a_word_head_takes_what_earlier_weights_have_and_begins_the_rest(make_config, tmp_path):
+    fields = _with_words(make_config)
+    start = setup(make_config(out_dir=str(tmp_path / "start"), **fields))
+    start.save()
+    fields["model"] = dataclasses.replace(fields["model"], word_sides=True)
+    weights = str(tmp_path / "start" / "weights")
+    grown = setup(make_config(out_dir=str(tmp_path / "grown"), init_from=weights, **fields)).model.state_dict()
+    before = start.model.state_dict()
+    assert all(torch.equal(grown[name], tensor) for name, tensor in before.items())
+    assert {n for n in grown if n not in before} == {
+        "word_head.side_of_word.weight",
+        "word_head.side_of_cell.weight",
+        "word_head.side_of_cell.bias",
+    }
 
 
 def test_the_stage_of_words_needs_a_word_head(make_config):
