@@ -34,6 +34,10 @@ MIN_VOXELS = 8
 """Smallest part of a label in a crop that is asked for by a prompt."""
 
 
+OWN_LEVEL_SHARE = 0.8
+"""Share of crops at the zoom level that inference draws a label at; the others are coarser."""
+
+
 @dataclass(frozen=True)
 class CasePaths:
     """An image and its label map."""
@@ -226,7 +230,7 @@ def _draw_level(
     if value is None:
         return int(rng.integers(lattice.num_levels))
     own = lattice.finest_level_for(volume.extents_mm[value] / np.array(lattice.spacing_mm))
-    if centred or rng.random() < 0.6:
+    if centred or rng.random() < OWN_LEVEL_SHARE:
         return own
     return int(rng.integers(own, lattice.num_levels))
 

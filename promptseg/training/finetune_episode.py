@@ -23,7 +23,8 @@ from .losses import dice_score
 ROUND_PROBABILITIES = (0.35, 0.35, 0.2, 0.1)
 """Probability of an episode of 1, 2, ... rounds of prompts."""
 COARSE_MASK_SHARE = 0.5
-"""Share of automatic episodes that begin from a coarse mask, as the coarser zoom level hands it down."""
+"""Share of automatic episodes that begin from a coarse mask, as the coarser zoom level hands it down to weights
+without a word head."""
 PRESENCE_WEIGHT = 0.3
 """Weight of the presence estimate in automatic episodes, where it decides, beside its small share of every round."""
 ABSENT_SHARE = 0.2
@@ -67,8 +68,8 @@ def play_episode(
 ) -> tuple[Tensor, list[float]]:
     """Prompts as at inference, or a label's tokens; then corrections of what is wrong.
 
-    Without tokens it begins with a click, a box, a stroke or a mask. With them it begins with the tokens, alone or with
-    a coarse mask, and the corrections go without them.
+    Without tokens it begins with a click, a box, a stroke or a mask. With them it begins with the tokens, alone or (for
+    weights without a word head) with a coarse mask, and the corrections go without them.
 
     Args:
         model: with the adapter in it.
@@ -82,7 +83,8 @@ def play_episode(
         loss, the mean over rounds; and the mean Dice after each.
     """
     flat = rearrange(targets, "b p d h w -> (b p) d h w")
-    state = open_episode(flat, generator, config) if tokens is None else open_automatic(flat, generator)
+    coarse = 0.0 if model.word_head is not None else COARSE_MASK_SHARE
+    state = open_episode(flat, generator, config) if tokens is None else open_automatic(flat, generator, coarse)
     num_tiles = embedding.tokens.shape[0]
     target = state.target.to(model.device)
     probabilities = torch.tensor(ROUND_PROBABILITIES)
@@ -103,11 +105,11 @@ def play_episode(
     return torch.stack(losses).mean(), scores
 
 
-def open_automatic(target: Tensor, generator: torch.Generator) -> EpisodeState:
-    """Beginning of an automatic episode for objects (N, D, H, W): nothing, or a coarse mask."""
+def open_automatic(target: Tensor, generator: torch.Generator, coarse_share: float) -> EpisodeState:
+    """Beginning of an automatic episode for objects (N, D, H, W): nothing, or with a probability a coarse mask."""
     count = len(target)
     state = EpisodeState(target, torch.zeros(count, 1, 3), torch.full((count, 1), -1), ambiguous=False)
-    if float(torch.rand(1, generator=generator)) < COARSE_MASK_SHARE:
+    if float(torch.rand(1, generator=generator)) < coarse_share:
         state.mask_logits = corrupt_mask(target, generator)
         state.mask_is_present = torch.rand(count, generator=generator) < 0.9
     return state
