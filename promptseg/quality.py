@@ -55,9 +55,11 @@ def quality_features(canvas: Canvas, estimate: float, num_prompts: int) -> np.nd
 
 
 def calibrated_score(coefficients: Sequence[float], canvas: Canvas, estimate: float, num_prompts: int) -> float:
-    """Estimated IoU of an answer, 0 to 1; the decoder's own where the weights bring no calibration."""
+    """Estimated IoU of an answer, 0 to 1; the decoder's own where the weights bring no calibration, 0 for nothing."""
     if not coefficients:
         return estimate
+    if not bool((canvas.logits > 0).any()):  # of nothing, no calibration knows anything
+        return 0.0
     total = float(np.dot(coefficients, quality_features(canvas, estimate, num_prompts)))
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, total))))
 

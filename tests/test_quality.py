@@ -54,6 +54,7 @@ def test_a_calibration_is_found_again_from_its_own_answers():
 def test_without_a_calibration_the_estimate_of_the_decoder_stays():
     assert calibrated_score((), _canvas(1.0), 0.37, 2) == 0.37
     assert 0 <= calibrated_score((1000.0, *[0.0] * (len(FEATURES) - 1)), _canvas(1.0), 0.37, 2) <= 1
+    assert calibrated_score((5.0, *[0.0] * (len(FEATURES) - 1)), _canvas(1.0, radius=-50), 0.37, 2) == 0.0
 
 
 def test_a_calibration_of_another_length_is_refused():

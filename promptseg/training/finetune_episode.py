@@ -20,7 +20,7 @@ from .episode import EpisodeState, correct_episode, open_episode, round_loss
 from .finetune_data import View
 from .losses import dice_score
 
-ROUND_PROBABILITIES = (0.35, 0.35, 0.2, 0.1)
+ROUND_PROBABILITIES = (0.65, 0.2, 0.1, 0.05)
 """Probability of an episode of 1, 2, ... rounds of prompts."""
 COARSE_MASK_SHARE = 0.5
 """Share of automatic episodes that begin from a coarse mask, as the coarser zoom level hands it down to weights

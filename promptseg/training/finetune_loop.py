@@ -36,7 +36,7 @@ TOKEN_RATE = 0.03
 """Peak learning rate of labels' tokens: they have far to go, to where words lie."""
 HINT_WEIGHT = 0.5
 """Weight of where the word head sees labels, beside an episode's loss."""
-WHOLE_RATE = 0.5
+WHOLE_RATE = 1.5
 """Learning rate of convolutions that an adapter holds whole, relative to that of its low-rank changes."""
 MIN_VIEWS_PER_LABEL, MAX_VIEWS_PER_LABEL = 4, 64
 """Crops of a label in a case whose embeddings are kept, as far as the memory goes."""
