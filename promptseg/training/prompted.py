@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _CONDITIONAL = re.compile(r"^(prompt_encoder|mask_decoder|word_head)\.")
 NAME_WEIGHT = 0.5
 """Weight of the word head's loss beside an episode's."""
+PLACE_WEIGHT = 0.1
+"""Weight, within it, of telling the cells of a structure from all others of the tile."""
 
 
 class PromptedTraining(nn.Module):
@@ -146,6 +148,8 @@ def hint_loss(hint: WordHint, share: Tensor, is_asked: Tensor) -> Tensor:
     is_there = share.flatten(2).amax(dim=2) > 0
     cells = F.binary_cross_entropy_with_logits(logits, share, reduction="none") * (1 + 4 * share)
     shape = dice_loss(logits, share) * is_there
+    where = share.flatten(2) / share.flatten(2).sum(dim=2, keepdim=True).clamp(min=1)
+    place = -(where * logits.flatten(2).log_softmax(dim=2)).sum(dim=2)  # of one cell among hundreds, as a classifier
     presence = F.binary_cross_entropy_with_logits(hint.presence_logits.float(), is_there.float(), reduction="none")
-    each = cells.flatten(2).mean(dim=2) + 0.5 * shape + 0.5 * presence
+    each = cells.flatten(2).mean(dim=2) + 0.5 * shape + PLACE_WEIGHT * place + 0.5 * presence
     return (each * is_asked).sum() / is_asked.sum().clamp(min=1)
