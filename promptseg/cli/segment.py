@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -136,19 +137,29 @@ def write_labels(config: SegmentConfig, prediction: LabelPrediction) -> int:
     rows = prediction.table()
     found = sum(row["found"] for row in rows)
     print(f"{config.output}: {found} of {len(rows)} labels found, {prediction.seconds:.2f} s; table in {path}")
-    width = max(len(row["name"]) for row in rows)
-    print(f"  {'value':>5}  {'name':<{width}}  {'ml':>9}  {'est. IoU':>8}  {'presence':>8}")
-    for row in rows:
-        amount = f"{row['volume_ml']:.4g}" if row["found"] else "not found"
-        score = f"{row['score']:.2f}" if row["found"] else ""
-        line = f"  {row['value']:>5}  {row['name']:<{width}}  {amount:>9}  {score:>8}  {row['presence']:>8.2f}"
-        print(line)
+    print_table(rows)
     if config.overlay:
         from ..render import render_overlay, save_picture
 
         save_picture(render_overlay(prediction.volume, prediction.labels), config.overlay)
         print(f"{config.overlay}: slices through the labels")
     return 0
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints what a label map holds as a table, and in a line each what others cover and what was not found."""
+    shown = [row for row in rows if row["found"] and row["volume_ml"] > 0]
+    if shown:
+        width = max(len(row["name"]) for row in shown)
+        print(f"  {'value':>5}  {'name':<{width}}  {'ml':>9}  {'est. IoU':>8}  {'presence':>8}")
+    for row in shown:
+        numbers = f"{row['volume_ml']:>9.4g}  {row['score']:>8.2f}  {row['presence']:>8.2f}"
+        print(f"  {row['value']:>5}  {row['name']:<{width}}  {numbers}")
+    covered = [row["name"] for row in rows if row["found"] and not row["volume_ml"] > 0]
+    missing = [f"{row['name']} (presence {row['presence']:.2f})" for row in rows if not row["found"]]
+    for what, names in (("covered by others", covered), ("not found", missing)):
+        if names:
+            print(f"  {what}: {', '.join(names)}")
 
 
 def prompt_arguments(config: SegmentConfig, volume: Volume) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from promptseg.cli.paths import table_path
+from promptseg.cli.segment import print_table
 from promptseg.models import PromptableModel, TextTerm
 from promptseg.models.pretrained import save_pretrained
 from promptseg.text import load_bank
@@ -79,6 +80,20 @@ def test_several_texts_are_a_label_map_with_a_table(run: Run, named_weights: Pat
     for row in content["labels"]:
         assert set(row) == {"value", "name", "volume_ml", "score", "presence", "found"}
         assert row["volume_ml"] == pytest.approx((labels == row["value"]).sum() * voxel_ml, rel=1e-3)
+
+
+def test_the_table_has_what_is_in_the_map_and_names_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"value": 1, "name": "liver", "volume_ml": 1301.4, "score": 0.81, "presence": 0.99, "found": True},
+        {"value": 2, "name": "left putamen", "volume_ml": 0.0, "score": 0.1, "presence": 0.9, "found": True},
+        {"value": 3, "name": "spleen", "volume_ml": 0.0, "score": 0.0, "presence": 0.02, "found": False},
+    ]
+    print_table(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:2]] == [["1", "liver", "1301", "0.81", "0.99"]]
+    assert lines[2:] == ["  covered by others: left putamen", "  not found: spleen (presence 0.02)"]
+    print_table(rows[2:])
+    assert capsys.readouterr().out == "  not found: spleen (presence 0.02)\n"
 
 
 def test_all_finds_what_the_weights_know(run: Run, named_weights: Path, image: Path, tmp_path: Path) -> None:
