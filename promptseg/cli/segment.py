@@ -155,7 +155,7 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
     for row in shown:
         numbers = f"{row['volume_ml']:>9.4g}  {row['score']:>8.2f}  {row['presence']:>8.2f}"
         print(f"  {row['value']:>5}  {row['name']:<{width}}  {numbers}")
-    covered = [row["name"] for row in rows if row["found"] and not row["volume_ml"] > 0]
+    covered = [row["name"] for row in rows if row["found"] and row["volume_ml"] == 0]
     missing = [f"{row['name']} (presence {row['presence']:.2f})" for row in rows if not row["found"]]
     for what, names in (("covered by others", covered), ("not found", missing)):
         if names:

@@ -52,10 +52,11 @@ def test_it_learns_names_places_and_absence(make_config):
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_the_side_of_one_pair_tells_the_sides_of_another(make_config):
+@pytest.mark.parametrize("word_sides", [False, True], ids=["without a map of sides", "with one"])
+def test_the_side_of_one_pair_tells_the_sides_of_another(make_config, word_sides):
     """Word 0 is learnt with its sides and word 1 without, yet left and right of word 1 are told apart."""
     torch.manual_seed(0)
-    config = dataclasses.replace(make_config().model, word_hints=True, word_sides=True)
+    config = dataclasses.replace(make_config().model, word_hints=True, word_sides=word_sides)
     model = PromptableModel(config)
     batch = _batch(num_names=4)
     image = torch.full((1, 1, 32, 16, 16), -0.8)
