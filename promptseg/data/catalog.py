@@ -187,7 +187,7 @@ class Catalog:
     annotated: tuple[str, ...] | None = None
     """Terms that are annotated; None: all. A term that is not is unknown in the image, never background."""
     absent: tuple[str, ...] = ()
-    """Terms of other data sets that are certainly not in these images, such as a lung in a head."""
+    """Terms that are certainly not in these images, such as the lung in a head; what is part of them is not, either."""
     complete: bool = True
     """Whether every instance of the annotated terms is labelled."""
     instances: bool = False

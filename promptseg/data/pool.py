@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .balance import BalancedObjects
 from .crops import TrainingVolume
+
+if TYPE_CHECKING:
+    from .structures import Structure
+
+MIN_VOLUMES_LOOKED_AT = 200
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,24 @@ class TrainingPool:
         volume = group[int(rng.integers(len(group)))]
         values = list(volume.objects)
         return volume, values[int(rng.integers(len(values)))] if values else None
+
+    def some_volumes(self) -> Iterator[TrainingVolume]:
+        """Some evenly chosen volumes of each group, 200 to 400 of one that has as many: to tell what the pool is."""
+        for volumes in self.groups.values():
+            for number in range(0, len(volumes), max(1, len(volumes) // MIN_VOLUMES_LOOKED_AT)):
+                yield volumes[number]
+
+    def askable(self, volume: TrainingVolume) -> tuple[Structure, ...]:
+        """What can be asked for by name in a volume: of what is absent from it only what others of the pool show."""
+        return tuple(s for s in volume.structures if s.values or s.key in self._shown)
+
+    @property
+    def _shown(self) -> frozenset[tuple[str, int, int]]:
+        """Structures that any of :meth:`some_volumes` labels; found once."""
+        if "_shown_keys" not in self.__dict__:
+            structures = (s for volume in self.some_volumes() for s in volume.structures)
+            self.__dict__["_shown_keys"] = frozenset(s.key for s in structures if s.values)
+        return self.__dict__["_shown_keys"]
 
     def _balanced(self, temperature: float) -> BalancedObjects:
         """The table for a temperature, made once."""

@@ -244,7 +244,7 @@ def _draw_labelled(
     positions = geometry.positions_mm()
     labels = crop_labels(volume, positions)
     is_painted = not volume.levels or rng.random() < config.painted_share
-    structures = volume.structures if geometry.is_upright else ()
+    structures = pool.askable(volume) if geometry.is_upright else ()
     if is_painted and rng.random() < config.recombined_share:
         labels = _recombine(labels, pool, randomness, config)
         structures = ()  # the guests' values and names are not the volume's

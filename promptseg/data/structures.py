@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_VOLUMES_MEASURED = 200
-"""Volumes of a group that the sizes of its structures are taken from."""
-
 
 @dataclass(frozen=True)
 class Structure:
@@ -40,6 +37,11 @@ class Structure:
     level: int
     values: tuple[int, ...]
     is_exhaustive: bool
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Term, laterality and level: what it is called."""
+        return self.term_id, self.laterality, self.level
 
     @property
     def name(self) -> str:
@@ -71,7 +73,8 @@ def structures_of(
     Args:
         names: label value -> term.
         unions: (term, values) pairs, further structures.
-        absent: terms that are certainly not in the image.
+        absent: terms that are certainly not in the image, and neither is a part of them: ``brain`` means ``left
+            amygdala``, too.
         annotated: values whose structures were looked for; None for all.
         is_complete: every instance of those is labelled.
     """
@@ -106,8 +109,21 @@ def _structures(
         Structure(*key, tuple(sorted(values)), is_complete and (annotated is None or values <= annotated))
         for key, values in found.items()
     ]
-    structures += [Structure(*key, (), True) for name in absent if (key := _find(name)) and key not in found]
+    missing = dict.fromkeys(key for name in absent for key in _parts(name))
+    structures += [Structure(*key, (), True) for key in missing if key not in found]
     return tuple(structures)
+
+
+@lru_cache(maxsize=4096)
+def _parts(name: str) -> tuple[tuple[str, int, int], ...]:
+    """A term and all that is part of it, on every side and at every level that each can have."""
+    if (stated := _find(name)) is None:
+        return ()
+    if stated[1:] != (NONE, 0):
+        return (stated,)
+    vocabulary = load_bank().vocabulary
+    terms = (vocabulary[stated[0]], *vocabulary.descendants(stated[0]))
+    return tuple((term.id, side, level) for term in terms for side, level in term.versions())
 
 
 @lru_cache(maxsize=4096)
@@ -133,11 +149,8 @@ def extent_mm(volume: TrainingVolume, structure: Structure) -> float:
 def measure_terms(pool: TrainingPool) -> dict[str, tuple[float, int]]:
     """Names that a pool teaches -> median extent in millimetres, and the number of volumes measured that show it."""
     extents: dict[str, list[float]] = {}
-    for volumes in pool.groups.values():
-        step = max(1, len(volumes) // MAX_VOLUMES_MEASURED)
-        for number in range(0, len(volumes), step):
-            volume = volumes[number]
-            for structure in volume.structures:
-                if (extent := extent_mm(volume, structure)) > 0:
-                    extents.setdefault(structure.name, []).append(extent)
+    for volume in pool.some_volumes():
+        for structure in volume.structures:
+            if structure.values and (extent := extent_mm(volume, structure)) > 0:
+                extents.setdefault(structure.name, []).append(extent)
     return {name: (float(np.median(values)), len(values)) for name, values in sorted(extents.items())}

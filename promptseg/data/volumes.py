@@ -292,5 +292,7 @@ def _volume(
         objects={value: plan.foreground[row[8] : row[9]].astype(np.int16) for value, row in rows} if plan else {},
         extents_mm={value: float(((np.array(row[5:8]) - row[2:5]) * spacing_mm).max()) for value, row in rows},
         names={new_values.get(value, value): name for value, name in names.items()},
-        structures=tuple(replace(s, values=tuple(new_values.get(v, v) for v in s.values)) for s in structures),
+        structures=tuple(
+            replace(s, values=tuple(new_values.get(v, v) for v in s.values)) if s.values else s for s in structures
+        ),
     )

@@ -52,6 +52,12 @@ class VocabularyTerm:
     snomed: tuple[str, ...] = ()
     """SNOMED CT codes: of the structure itself, or of a side or level, ``left:82471001``, ``C1:14806007``."""
 
+    def versions(self) -> tuple[tuple[int, int], ...]:
+        """Every laterality and level index that its name can come with, none of either first."""
+        sides = {"midline": (NONE,), "paired": range(len(LATERALITIES))}.get(self.sidedness)
+        levels = (0, *(LEVELS.index(level) for level in LEVEL_SYSTEMS[self.level_system]))
+        return tuple((side, level) for side in sides or (LATERALITIES.index(self.sidedness),) for level in levels)
+
     def full_name(self, laterality: int = NONE, level: int = 0) -> str:
         """Name with side and level, side first: ``left kidney``, ``L4 vertebra``, ``right rib 7``.
 
@@ -150,6 +156,11 @@ class Vocabulary:
         """Terms whose parent this is."""
         self[term_id]
         return tuple(term for term in self.terms if term.parent == term_id)
+
+    def descendants(self, term_id: str) -> tuple[VocabularyTerm, ...]:
+        """All parts of a term, and their parts; for a lesion, all more special ones."""
+        self[term_id]
+        return tuple(term for term in self.terms if any(above.id == term_id for above in self.ancestors(term.id)))
 
     def lesions_in(self, term_id: str) -> tuple[VocabularyTerm, ...]:
         """Lesion terms whose site this is."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -88,3 +90,29 @@ def test_terms_that_no_case_shows_are_not_taught():
     labels[5:9, 5:9, 5:9] = 3
     pool = TrainingPool({"set": [_volume(labels, (1.0, 1.0, 1.0))] * 2}, {"set": 1.0})
     assert measure_terms(pool) == {"brainstem": (4.0, 2)}
+
+
+def test_what_is_part_of_an_absent_structure_is_absent_too_on_every_side():
+    found = _by_name(structures_of({1: "left hippocampus"}, absent=("brain",)))
+    absent = {name for name, structure in found.items() if not structure.values and structure.is_exhaustive}
+    assert {"brain", "thalamus", "left thalamus", "both amygdala", "right hippocampus", "cerebellar cortex"} <= absent
+    assert not {"lung", "left lung", "mandible", "left hippocampus"} & absent
+    of_a_side = _by_name(structures_of({1: "brainstem"}, absent=("left lung",)))
+    assert set(of_a_side) == {"brainstem", "left lung"}
+
+
+def test_an_absent_vertebra_is_absent_at_every_level():
+    found = _by_name(structures_of({1: "brainstem"}, absent=("vertebra",)))
+    assert {"vertebra", "L4 vertebra", "C1 vertebra"} <= set(found)
+
+
+def test_a_pool_asks_for_what_is_absent_only_where_another_of_its_volumes_shows_it():
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[5:9, 5:9, 5:9] = 1
+    head = _volume(labels, (1.0, 1.0, 1.0))
+    trunk = dataclasses.replace(head, structures=structures_of({1: "liver"}, absent=("brain",)))
+    pool = TrainingPool({"heads": [head], "trunks": [trunk]}, {"heads": 0.5, "trunks": 0.5})
+    named = {structure.name for structure in pool.askable(trunk)}
+    assert {"liver", "left hippocampus", "hippocampus", "brainstem"} <= named
+    assert "thalamus" not in named and "brain" not in named
+    assert {s.name for s in pool.askable(head)} == {s.name for s in head.structures}
