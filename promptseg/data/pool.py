@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from .structures import Structure
 
 MIN_VOLUMES_LOOKED_AT = 200
+MIN_VOLUMES_THAT_SHOW = 2
+"""Volumes that must label a structure for others to teach that they do not show it."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,15 @@ class TrainingPool:
                 yield volumes[number]
 
     def askable(self, volume: TrainingVolume) -> tuple[Structure, ...]:
-        """What can be asked for by name in a volume: of what is absent from it only what others of the pool show."""
+        """What can be asked for by name in a volume: of what is absent from it, only what several others show."""
         return tuple(s for s in volume.structures if s.values or s.key in self._shown)
 
     @property
     def _shown(self) -> frozenset[tuple[str, int, int]]:
-        """Structures that any of :meth:`some_volumes` labels; found once."""
+        """Structures that several of :meth:`some_volumes` label; found once."""
         if "_shown_keys" not in self.__dict__:
-            structures = (s for volume in self.some_volumes() for s in volume.structures)
-            self.__dict__["_shown_keys"] = frozenset(s.key for s in structures if s.values)
+            counts = Counter(s.key for volume in self.some_volumes() for s in volume.structures if s.values)
+            self.__dict__["_shown_keys"] = frozenset(k for k, n in counts.items() if n >= MIN_VOLUMES_THAT_SHOW)
         return self.__dict__["_shown_keys"]
 
     def _balanced(self, temperature: float) -> BalancedObjects:

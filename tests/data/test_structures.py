@@ -106,13 +106,15 @@ def test_an_absent_vertebra_is_absent_at_every_level():
     assert {"vertebra", "L4 vertebra", "C1 vertebra"} <= set(found)
 
 
-def test_a_pool_asks_for_what_is_absent_only_where_another_of_its_volumes_shows_it():
+def test_a_pool_asks_for_what_is_absent_only_where_several_others_show_it():
     labels = np.zeros((20, 20, 20), np.uint8)
     labels[5:9, 5:9, 5:9] = 1
     head = _volume(labels, (1.0, 1.0, 1.0))
     trunk = dataclasses.replace(head, structures=structures_of({1: "liver"}, absent=("brain",)))
-    pool = TrainingPool({"heads": [head], "trunks": [trunk]}, {"heads": 0.5, "trunks": 0.5})
+    pool = TrainingPool({"heads": [head, head], "trunks": [trunk]}, {"heads": 0.5, "trunks": 0.5})
     named = {structure.name for structure in pool.askable(trunk)}
     assert {"liver", "left hippocampus", "hippocampus", "brainstem"} <= named
     assert "thalamus" not in named and "brain" not in named
     assert {s.name for s in pool.askable(head)} == {s.name for s in head.structures}
+    alone = TrainingPool({"heads": [head], "trunks": [trunk]}, {"heads": 0.5, "trunks": 0.5})
+    assert {structure.name for structure in alone.askable(trunk)} == {"liver"}

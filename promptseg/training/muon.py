@@ -1,0 +1,100 @@
+"""Muon: an optimiser for matrices and kernels that makes all directions of an update equally long."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration."""
+NUM_ITERATIONS = 5
+ADAM_RMS = 0.2
+"""Root mean square of AdamW's updates relative to its learning rate; Muon's are scaled to it, so that rates agree."""
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """A matrix (M, N) with the same singular vectors, whose singular values are all about 1 (0.7 to 1.2)."""
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if is_tall else matrix
+    x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(NUM_ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if is_tall else x
+
+
+class Muon(Optimizer):
+    """Momentum whose update is orthogonalised; kernels (O, I, D, H, W) count as matrices (O, I D H W).
+
+    ``torch.optim.Muon`` takes matrices alone, and computes in bfloat16, which few CPUs have.
+
+    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; the scale of the update, Liu
+    et al., Muon is scalable for LLM training, 2025.
+
+    Args:
+        groups: parameters of two axes or more, with ``lr`` and ``weight_decay``.
+        momentum: of the gradients, used as Nesterov's.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float = 0.95) -> None:
+        super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.0, "momentum": momentum})
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            if parameter.ndim < 2:
+                raise ValueError(f"Muon: a parameter of shape {tuple(parameter.shape)}, expected two axes or more")
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Moves every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group)
+
+    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        assert parameter.grad is not None
+        state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+        ahead = parameter.grad.lerp(state["momentum"], group["momentum"])
+        flat = ahead.reshape(len(ahead), -1).float()
+        update = orthogonalise(flat).reshape(parameter.shape).to(parameter.dtype)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(update, alpha=-group["lr"] * ADAM_RMS * math.sqrt(max(flat.shape)))
+
+
+class MuonAndAdamW:
+    """Muon for some groups of parameters and AdamW for the others, used as one optimiser.
+
+    Args:
+        for_muon: groups with ``lr`` and ``weight_decay``; may be empty.
+        others: the same.
+        betas: of AdamW.
+    """
+
+    def __init__(
+        self, for_muon: list[dict[str, Any]], others: list[dict[str, Any]], betas: tuple[float, float]
+    ) -> None:
+        self._parts: list[Optimizer] = [Muon(for_muon)] if for_muon else []
+        self._parts += [AdamW(others, betas=betas, fused=True)] if others else []
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Of both."""
+        return [group for part in self._parts for group in part.param_groups]
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for part in self._parts:
+            part.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Moves the parameters."""
+        for part in self._parts:
+            part.step()
