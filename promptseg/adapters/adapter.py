@@ -30,7 +30,8 @@ class Adapter:
 
     Attributes:
         config: what it is and which weights it belongs to.
-        tensors: ``delta.LAYER.PART``, ``value.PARAMETER`` and ``label_tokens``, float32 on the CPU.
+        tensors: ``delta.LAYER.PART``, ``change.PARAMETER`` (of earlier adapters ``value.PARAMETER``) and
+            ``label_tokens``, floating point on the CPU.
         name: what it is called.
 
     Example:
@@ -124,7 +125,7 @@ class Adapter:
     @cached_property
     def encoder_digest(self) -> str:
         """Of what changes image embeddings; empty where it changes none of them, so that the base's can be used."""
-        inside = tuple(f"{kind}.{ENCODER}." for kind in ("delta", "value"))
+        inside = tuple(f"{kind}.{ENCODER}." for kind in ("delta", "change", "value"))
         return self._digest(inside) if any(key.startswith(inside) for key in self.tensors) else ""
 
     def _digest(self, prefixes: str | tuple[str, ...]) -> str:
@@ -145,7 +146,7 @@ class Adapter:
             weights_digest: sha256 of the model's weights; None where it is not known, and then not compared.
 
         Returns:
-            The tensors under today's keys.
+            The tensors under today's keys, float32.
 
         Raises:
             ValueError: if it was made for other weights, sizes or preprocessing; differences are listed by key.
@@ -173,7 +174,7 @@ class Adapter:
                 f"adapter {self.name!r} was made for weights {config.base!r} with sha256 {config.base_digest[:12]}...; "
                 f"these ({model.config.name!r}) have {weights_digest[:12]}...; load those, or tune an adapter for these"
             )
-        return tensors
+        return {key: tensor.float() for key, tensor in tensors.items()}
 
 
 def find_adapter(name: str | Path, **hub: Any) -> Path:

@@ -52,6 +52,8 @@ class AdapterConfig:
     """Whether low-rank methods also hold the scales and shifts of the normalisations beside them."""
     tunes_convolutions: bool = False
     """Whether low-rank methods also hold the decoder's convolutions, whole: they draw the border, and are small."""
+    tunes_pyramid: bool = False
+    """Whether low-rank methods also hold the convolutions that the encoder begins with, whole."""
     tunes_words: bool = False
     """Whether the word head is changed too, which says where learned tokens lie, as it does of words."""
     base: str = ""
@@ -68,6 +70,8 @@ class AdapterConfig:
     """What it was tuned for."""
     tokens_per_label: int = 0
     """Learned tokens that stand for a label's prompt; 0 for an adapter without automatic mode."""
+    holds_changes: bool = False
+    """Whether parameters are held as differences from the base's, ``change.NAME``; else as values, ``value.NAME``."""
     format: str = FORMAT
     """Format of the folder."""
 
@@ -93,6 +97,11 @@ class AdapterConfig:
     def is_low_rank(self) -> bool:
         """Whether it holds low-rank changes of linear layers."""
         return self.method in ("lora", "dora", "salt")
+
+    @property
+    def whole_prefix(self) -> str:
+        """Of the keys of parameters that are held whole."""
+        return "change." if self.holds_changes else "value."
 
     @property
     def names(self) -> dict[int, str]:

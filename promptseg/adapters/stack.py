@@ -124,20 +124,17 @@ class AdapterStack:
 
     @torch.no_grad()
     def _apply_values(self) -> None:
-        """Writes whole new parameters, or their weighted sum of differences."""
+        """Adds the weighted differences of the parameters that are changed as a whole."""
         parameters = dict(self.model.named_parameters())
         sums: dict[str, Tensor] = {}
         for adapter, strength in self._active():
             for key, value in adapter.tensors.items():
-                name = key.removeprefix("value.")
-                if name == key or strength == 0:
-                    continue
-                if len(self.strengths) == 1 and strength == 1:
-                    self._keep(name, parameters[name])
-                    parameters[name].copy_(value)  # exactly what was trained
+                kind, _, name = key.partition(".")
+                if kind not in ("change", "value") or strength == 0:
                     continue
                 base = parameters[name].detach().float()
-                change = strength * (value.to(base.device).float() - base)
+                given = value.to(base.device).float()
+                change = strength * (given if kind == "change" else given - base)
                 sums[name] = sums[name] + change if name in sums else change
         for name, change in sums.items():
             parameter = parameters[name]

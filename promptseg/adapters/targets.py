@@ -25,8 +25,8 @@ def scopes(config: AdapterConfig) -> tuple[str, ...]:
 def linear_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, nn.Linear]:
     """Name -> linear layer of attentions and MLPs in an adapter's scope; none for methods that are not low-rank.
 
-    Convolutions are left out: peft 0.21.2 cannot merge those of 1x1x1. The decoder's can be held whole instead
-    (:func:`value_targets`); the pyramid's features stay the base's.
+    Convolutions are left out: peft 0.21.2 cannot merge those of 1x1x1. They can be held whole instead
+    (:func:`value_targets`).
     """
     if not config.is_low_rank:
         return {}
@@ -35,7 +35,7 @@ def linear_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, n
 
 
 def value_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, nn.Parameter]:
-    """Name -> parameter that an adapter holds a whole new value of."""
+    """Name -> parameter that an adapter changes as a whole."""
     parameters = dict(model.named_parameters())
     if config.method == "full":
         return parameters
@@ -48,9 +48,13 @@ def value_targets(model: PromptableModel, config: AdapterConfig) -> dict[str, nn
     if config.tunes_norms:
         modules |= {n for n, m in model.named_modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))}
         names |= {f"{DECODER}.{n}" for n in ("prompt_prior", "evidence_prior", "output_tokens.weight")}
+    kinds = (nn.Conv3d, nn.ConvTranspose3d, Pointwise)
     if config.tunes_convolutions:
-        kinds = (nn.Conv3d, nn.ConvTranspose3d, Pointwise)
         modules |= {n for n, m in model.named_modules() if isinstance(m, kinds) and n.startswith(DECODER)}
+    if config.tunes_pyramid:
+        inside += (f"{ENCODER}.",)
+        kinds += (nn.GroupNorm,)
+        modules |= {n for n, m in model.named_modules() if isinstance(m, kinds) and n.startswith(ENCODER)}
     if config.tunes_words:  # but for its one wide convolution, which is larger than all else together
         modules |= {n for n, m in model.named_modules() if isinstance(m, Pointwise) and n.startswith(WORD_HEAD)}
     return {
@@ -72,7 +76,7 @@ def expected_tensors(model: PromptableModel, config: AdapterConfig) -> dict[str,
             parts |= {"left": (outputs, leading), "right": (leading, inputs), "singular_values": (leading,)}
             parts |= {"scale": (leading,), "shift": (leading,)}
         shapes |= {f"delta.{name}.{part}": shape for part, shape in parts.items()}
-    shapes |= {f"value.{n}": tuple(p.shape) for n, p in value_targets(model, config).items()}
+    shapes |= {f"{config.whole_prefix}{n}": tuple(p.shape) for n, p in value_targets(model, config).items()}
     if config.tokens_per_label:
         shapes["label_tokens"] = (len(config.labels), config.tokens_per_label, model.config.embed_dim)
     return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}

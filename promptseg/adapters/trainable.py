@@ -69,7 +69,7 @@ class TrainableAdapter:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, under the keys of the adapter's file."""
-        found = {f"value.{n}": p for n, p in self._values.items()}
+        found = {f"{self.config.whole_prefix}{n}": p for n, p in self._values.items()}
         for name in self._linears:
             layer: Any = self.model.get_submodule(name)
             if self.config.method == "salt":
@@ -84,7 +84,7 @@ class TrainableAdapter:
         return found
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all tensors of the adapter's file, float32 on the CPU."""
+        """Copies of what is trained, and of what it refers to, float32 on the CPU."""
         found: dict[str, Tensor] = dict(self.parameters())
         if self.config.method == "salt":
             for name in self._linears:
@@ -99,8 +99,13 @@ class TrainableAdapter:
             parameter.copy_(state[key])
 
     def export(self, name: str = "adapter") -> Adapter:
-        """The adapter as it is now."""
-        return Adapter(self.config, self.state(), name)
+        """The adapter as it is now; what was trained is in half precision, which is exact enough for differences."""
+        tensors = self.state()
+        if self.config.holds_changes:
+            for parameter, kept in self._kept.items():
+                tensors[f"{self.config.whole_prefix}{parameter}"] -= kept.float().cpu()
+        trained = self.parameters()
+        return Adapter(self.config, {k: v.half() if k in trained else v for k, v in tensors.items()}, name)
 
     @torch.no_grad()
     def remove(self) -> None:

@@ -32,7 +32,7 @@ class FinetuneConfig:
     scope: Literal["all", "encoder", "decoder"] = "all"
     """where low-rank changes go; with decoder the images are encoded only once"""
     convolutions: bool = True
-    """with lora, dora and salt: also tune the decoder's convolutions, whole; they draw the border, and are small"""
+    """with lora, dora and salt: also tune the convolutions, whole; they draw the border, and are small"""
     rank: int = 8
     """rank of low-rank changes: the adapter's size grows with it"""
     minutes: float = 10.0
@@ -47,7 +47,7 @@ class FinetuneConfig:
     """peak learning rate; by default the method's own"""
     automatic: bool = True
     """learn to find the labels without a prompt, too"""
-    automatic_share: float = 0.5
+    automatic_share: float = 0.75
     """share of the steps that practise that"""
     validation_share: float = 0.2
     """share of the cases held out, one at least"""

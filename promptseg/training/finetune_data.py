@@ -34,7 +34,7 @@ MIN_VOXELS = 8
 """Smallest part of a label in a crop that is asked for by a prompt."""
 
 
-OWN_LEVEL_SHARE = 0.8
+OWN_LEVEL_SHARE = 0.9
 """Share of crops at the zoom level that inference draws a label at; the others are coarser."""
 
 

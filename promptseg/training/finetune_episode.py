@@ -22,12 +22,14 @@ from .losses import dice_score
 
 ROUND_PROBABILITIES = (0.65, 0.2, 0.1, 0.05)
 """Probability of an episode of 1, 2, ... rounds of prompts."""
+AUTOMATIC_ROUND_PROBABILITIES = (0.85, 0.1, 0.05)
+"""The same where the first one is a label's tokens."""
 COARSE_MASK_SHARE = 0.5
 """Share of automatic episodes that begin from a coarse mask, as the coarser zoom level hands it down to weights
 without a word head."""
 PRESENCE_WEIGHT = 0.3
 """Weight of the presence estimate in automatic episodes, where it decides, beside its small share of every round."""
-ABSENT_SHARE = 0.2
+ABSENT_SHARE = 0.1
 """Share of objects of automatic episodes that may be a label which the crop does not show."""
 
 
@@ -87,7 +89,7 @@ def play_episode(
     state = open_episode(flat, generator, config) if tokens is None else open_automatic(flat, generator, coarse)
     num_tiles = embedding.tokens.shape[0]
     target = state.target.to(model.device)
-    probabilities = torch.tensor(ROUND_PROBABILITIES)
+    probabilities = torch.tensor(ROUND_PROBABILITIES if tokens is None else AUTOMATIC_ROUND_PROBABILITIES)
     num_rounds = 1 + int(torch.multinomial(probabilities, 1, generator=generator))
     losses, scores = [], []
     for number in range(num_rounds):

@@ -26,6 +26,7 @@ from .finetune_config import FinetuneConfig
 from .finetune_data import View, draw_view
 from .finetune_episode import choose_targets, play_episode, validate_crops
 from .finetune_views import ViewCache, hash_of
+from .muon import MuonAndAdamW
 from .prompted import hint_loss
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ TOKEN_RATE = 0.03
 """Peak learning rate of labels' tokens: they have far to go, to where words lie."""
 HINT_WEIGHT = 0.5
 """Weight of where the word head sees labels, beside an episode's loss."""
-WHOLE_RATE = 1.5
+WHOLE_RATE = 1.2
 """Learning rate of convolutions that an adapter holds whole, relative to that of its low-rank changes."""
 MIN_VIEWS_PER_LABEL, MAX_VIEWS_PER_LABEL = 4, 64
 """Crops of a label in a case whose embeddings are kept, as far as the memory goes."""
@@ -100,6 +101,10 @@ class Finetuner:
             rank=config.rank,
             alpha=2.0 * config.rank,
             tunes_convolutions=config.convolutions and config.method in ("lora", "dora", "salt"),
+            tunes_pyramid=config.convolutions
+            and config.method in ("lora", "dora", "salt")
+            and config.scope != "decoder",
+            holds_changes=True,
             tunes_words=config.automatic and config.method != "full" and model.word_head is not None,
             base=base[0],
             base_revision=base[1],
@@ -113,7 +118,7 @@ class Finetuner:
         self.trainable = TrainableAdapter(model, self.adapter_config)
         if self.trainable.tokens is not None:
             self.trainable.tokens.start_from(known_words(model, [label.name for label in labels]))
-        self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.98))
+        self.optimizer = MuonAndAdamW(*self._groups(), betas=(0.9, 0.98))
         encoder = model.image_encoder
         self.keeps_embeddings = self.trainable.pyramid_is_frozen
         frozen_part = encoder if self.trainable.encoder_is_frozen else encoder.tokenize
@@ -123,23 +128,24 @@ class Finetuner:
         self.nonfinite_steps = 0
         self.history: list[dict[str, float]] = []
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Parameters with their learning rates: norms and biases learn as low-rank changes do."""
+    def _groups(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Parameters with their learning rates, for Muon and for AdamW: norms and biases as low-rank changes."""
         parameters = self.trainable.parameters()
         tokens = [p for k, p in parameters.items() if k == "label_tokens"]
         others = [p for k, p in parameters.items() if p.ndim <= 1]
         matrices = {k: p for k, p in parameters.items() if p.ndim > 1 and k != "label_tokens"}
-        beside = {k for k in matrices if k.startswith("value.") and self.adapter_config.is_low_rank}
-        whole = [p for k, p in matrices.items() if k in beside]
-        rest = [p for k, p in matrices.items() if k not in beside]
+        whole = [p for k, p in matrices.items() if not k.startswith("delta.")]
+        low_rank = [p for k, p in matrices.items() if k.startswith("delta.")]
         rate = self.config.peak_learning_rate
-        groups = [
-            {"params": rest, "peak": rate, "weight_decay": 0.01},
-            {"params": whole, "peak": WHOLE_RATE * rate, "weight_decay": 0.01},
+        whole_rate = WHOLE_RATE * rate if self.adapter_config.is_low_rank else rate
+        for_muon = [{"params": whole, "peak": whole_rate, "weight_decay": 0.01}]
+        for_adamw = [
+            {"params": low_rank, "peak": rate, "weight_decay": 0.01},
             {"params": others, "peak": rate, "weight_decay": 0.0},
             {"params": tokens, "peak": TOKEN_RATE, "weight_decay": 0.0},
         ]
-        return [{**g, "lr": 0.0} for g in groups if g["params"]]
+        muon, adamw = ([{**g, "lr": 0.0} for g in groups if g["params"]] for groups in (for_muon, for_adamw))
+        return muon, adamw
 
     def _validation_views(self) -> list[View]:
         """Fixed crops of the held-out cases, each label in the middle of one."""
@@ -220,7 +226,7 @@ class Finetuner:
                 tokens = self.trainable.tokens(batch.numbers.to(self.model.device))
             loss, _ = play_episode(self.model, batch.embedding, batch.targets, tokens, generator, self.prompts)
             loss = loss + HINT_WEIGHT * self._hint_loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(list(self.trainable.parameters().values()), 1.0)
         value = float(loss.detach())

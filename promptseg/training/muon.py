@@ -18,14 +18,23 @@ ADAM_RMS = 0.2
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """A matrix (M, N) with the same singular vectors, whose singular values are all about 1 (0.7 to 1.2)."""
+    """A matrix (M, N) with the same singular vectors, whose singular values are all about 1 (0.7 to 1.2).
+
+    Each step of the iteration multiplies by a polynomial of the small Gram matrix, with which they all commute: they are
+    multiplied with each other first, and with the wide matrix once.
+    """
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
     x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
     a, b, c = NEWTON_SCHULZ
+    gram = x @ x.T
+    steps = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(NUM_ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        step = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        step.diagonal().add_(a)
+        steps = step @ steps
+        gram = step @ gram @ step
+    x = steps @ x
     return x.T if is_tall else x
 
 
