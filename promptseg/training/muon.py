@@ -20,7 +20,7 @@ ADAM_RMS = 0.2
 def orthogonalise(matrix: Tensor) -> Tensor:
     """A matrix (M, N) with the same singular vectors, whose singular values are all about 1 (0.7 to 1.2).
 
-    Each step of the iteration multiplies by a polynomial of the small Gram matrix, with which they all commute: they are
+    Each step of the iteration multiplies by a polynomial of the small Gram matrix. All of these commute, so they are
     multiplied with each other first, and with the wide matrix once.
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
