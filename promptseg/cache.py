@@ -236,4 +236,4 @@ class EmbeddingCache:
 
 
 def _disk_key(signature: str, tile: TileKey) -> str:
-    return json.dumps([signature, tile.level, *tile.place])
+    return json.dumps([signature, tile.level, *tile.place, *(tile.shift if any(tile.shift) else ())])

@@ -281,7 +281,8 @@ class Predictor(AdapterMethods):
         ``predict(mask=result.object("liver"), points=[...], labels=[...])``.
 
         Args:
-            terms: names; None for all that the weights were trained on (``model.config.text_terms``).
+            terms: names, which are drawn with more care; None for all that the weights were trained on
+                (``model.config.text_terms``).
 
         Returns:
             A label map on the image's grid with names, presence, scores and volumes; label values count from 1.
@@ -291,7 +292,8 @@ class Predictor(AdapterMethods):
         """
         with self._lock:
             engine = self._require_engine()
-            return segment_structures(engine, understand_all(self.model.config, terms))
+            structures = understand_all(self.model.config, terms)
+            return segment_structures(engine, structures, is_averaged=terms is not None)
 
     def precompute(
         self,

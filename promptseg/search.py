@@ -5,6 +5,7 @@ weights with a word head need no decoder; the structure's own level draws it on 
 without a word head draw it on every level, with the coarser mask as mask prompt. A structure that a coarse level does
 not show is looked for on the next one, on all of its tiles while they are few.
 All structures that are looked for on the same tiles share the tiles' embeddings and the decoder's passes.
+If asked to, it draws each structure on moved tiles, too, and takes the mean.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ MAX_SEARCH_TILES = 64
 """Most tiles of a level on which a structure that was not seen yet is looked for."""
 MARGIN = 0.15
 """How much a coarse mask's box is widened on each side, relative to its size."""
+SHIFTS = (1 / 24, -1 / 24, 1 / 12, -1 / 12)
+"""By how much of their side tiles are moved along all axes to draw a structure again."""
+MAX_AVERAGED_TILES = 8
+"""Most tiles that a structure is drawn on again."""
 MIN_PRESENCE = 0.3
 """Estimated probability of being there below which a tile's mask of a structure counts as empty."""
 MIN_SEEN = 0.05
@@ -64,7 +69,9 @@ class Finding:
     reach_vox: np.ndarray | None = None
 
 
-def find_structures(engine: TileEngine, extents_mm: Sequence[float], tokens: Tensor) -> list[Finding]:
+def find_structures(
+    engine: TileEngine, extents_mm: Sequence[float], tokens: Tensor, is_averaged: bool = False
+) -> list[Finding]:
     """Looks for structures in a volume, and draws those that are there.
 
     Memory grows with the size of what is found, a few tiles for each structure, and not with the volume.
@@ -73,6 +80,8 @@ def find_structures(engine: TileEngine, extents_mm: Sequence[float], tokens: Ten
         engine: image and model.
         extents_mm: typical largest side of each structure, which tells the level to draw it at.
         tokens: (P, T, C), tokens that stand for each structure.
+        is_averaged: draw each structure of few tiles on moved ones, too, and take the mean: five times the work, and
+            more exact.
 
     Returns:
         One finding for each structure.
@@ -87,6 +96,8 @@ def find_structures(engine: TileEngine, extents_mm: Sequence[float], tokens: Ten
         for number, (target, extent) in enumerate(zip(targets, extents_mm, strict=True)):
             if level >= target and (tiles := _tiles_for(engine, found[number], extent / spacing_mm, level)):
                 is_drawn = level == target or not has_words
+                if is_averaged and level == target and len(tiles) <= MAX_AVERAGED_TILES:
+                    tiles += [tile.moved(round(shift * lattice.tile_size)) for shift in SHIFTS for tile in tiles]
                 groups.setdefault((is_drawn, tuple(tiles)), []).append(number)
         for (is_drawn, tiles), members in groups.items():
             together = max(1, MAX_MASKS // len(tiles))

@@ -16,20 +16,24 @@ from .structures import Structure, parts_among, text_tokens
 logger = logging.getLogger(__name__)
 
 
-def find_named(engine: TileEngine, structures: Sequence[Structure]) -> list[Finding]:
+def find_named(engine: TileEngine, structures: Sequence[Structure], is_averaged: bool = True) -> list[Finding]:
     """Looks for structures by their names; see :func:`promptseg.search.find_structures`."""
-    return find_structures(engine, [s.extent_mm for s in structures], text_tokens(engine.model, structures))
+    tokens = text_tokens(engine.model, structures)
+    return find_structures(engine, [s.extent_mm for s in structures], tokens, is_averaged)
 
 
-def segment_structures(engine: TileEngine, structures: Sequence[Structure]) -> LabelPrediction:
+def segment_structures(
+    engine: TileEngine, structures: Sequence[Structure], is_averaged: bool = True
+) -> LabelPrediction:
     """Looks for structures by their names, and draws those that are there into one label map.
 
     Args:
         engine: image and model.
         structures: label values are their numbers, from 1.
+        is_averaged: more exact, and slower; see :func:`promptseg.search.find_structures`.
     """
     started, encoded = time.perf_counter(), engine.num_encoded
-    found = find_named(engine, structures)
+    found = find_named(engine, structures, is_averaged)
     requests = [
         LabelRequest(number, structure.name, named(PromptSet(), structure))
         for number, structure in enumerate(structures, 1)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 
 @dataclass(frozen=True, order=True)
 class TileKey:
-    """Names a tile: zoom level (0 is the finest) and place on that level's lattice."""
+    """Names a tile: zoom level (0 is the finest), place on that level's lattice, and how far it is moved from there."""
 
     level: int
     place: tuple[int, int, int]
+    shift: tuple[int, int, int] = (0, 0, 0)
+    """Level voxels."""
+
+    def moved(self, by: int) -> TileKey:
+        """The tile that lies ``by`` level voxels further along all axes."""
+        return replace(self, shift=tuple(n + by for n in self.shift))
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class TileLattice:
 
     def tile_low(self, key: TileKey) -> np.ndarray:
         """(3,) level voxel of a tile's first voxel."""
-        return np.array(key.place) * (self.tile_size // 2)
+        return np.array(key.place) * (self.tile_size // 2) + key.shift
 
     def nearest(self, point_vox: np.ndarray, level: int) -> TileKey:
         """The tile whose centre is nearest to a canonical voxel position."""

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from promptseg.cache import DiskCache, EmbeddingCache, default_disk_dir
+from promptseg.cache import DiskCache, EmbeddingCache, _disk_key, default_disk_dir
 from promptseg.models import ImageEmbedding
 from promptseg.tiles import TileKey
 
@@ -268,3 +268,15 @@ def test_the_default_folder_follows_the_environment(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("PROMPTSEG_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_disk_dir() == tmp_path / "promptseg"
+
+
+def test_moved_tiles_have_entries_of_their_own_and_those_of_earlier_releases_stay(tmp_path: Path) -> None:
+    disk = DiskCache(tmp_path)
+    cache = EmbeddingCache(disk=disk)
+    tile = TileKey(1, (0, 2, 1))
+    for number, moved in enumerate((tile, tile.moved(2), tile.moved(-2))):
+        cache.put("image", moved, make_embedding(number))
+    again = EmbeddingCache(disk=disk)
+    for number, moved in enumerate((tile, tile.moved(2), tile.moved(-2))):
+        assert_equal(again.get("image", moved), make_embedding(number))
+    assert _disk_key("image", tile) == '["image", 1, 0, 2, 1]'

@@ -151,3 +151,19 @@ def test_structures_are_drawn_only_on_tiles_that_may_show_them(monkeypatch: pyte
     assert 0 < len(asked) < 2 * len(everywhere)
     for finding, place in zip(found, (LEFT, RIGHT), strict=True):
         assert np.abs(middle_of(finding) - place).max() < 4
+
+
+def test_an_average_is_drawn_on_moved_tiles_at_the_structures_own_level_alone() -> None:
+    engine = KnowingEngine(KnowingModel([LEFT, RIGHT]))
+    tokens = torch.zeros(1, 1, 1)
+    (once,) = find_structures(engine, [2 * RADIUS], tokens)  # type: ignore[arg-type]
+    (_, single), engine.drawn = engine.drawn[0], []
+    (finding,) = find_structures(engine, [2 * RADIUS], tokens, is_averaged=True)  # type: ignore[arg-type]
+    assert once.canvas is not None and finding.canvas is not None
+    tiles = [tile for _, drawn in engine.drawn for tile in drawn]
+    assert {tile.level for tile in tiles} == {0}
+    assert {tile.shift for tile in tiles} == {(n, n, n) for n in (0, 1, -1, 3, -3)}
+    assert {tile for tile in tiles if not any(tile.shift)} == set(single)
+    assert np.abs(middle_of(finding) - LEFT).max() < 1.5
+    box = [np.rint(end).astype(int) for end in once.canvas.box_vox()]  # type: ignore[union-attr]
+    assert torch.allclose(once.canvas.sample(*box), finding.canvas.sample(*box), atol=1e-3)

@@ -138,3 +138,10 @@ def test_a_turned_volume_has_the_turned_lattice() -> None:
         mirrored = np.array(lattice.shape) - 1 - point
         both = lattice.to_level(point, level) + lattice.to_level(mirrored, level)
         assert np.allclose(both, lattice.grid_shape(level) - 1)  # the lattice is centred
+
+
+@given(lattices, st.floats(0, 1), st.integers(-9, 9))
+def test_a_moved_tile_lies_beside_its_place(lattice: TileLattice, share: float, by: int) -> None:
+    tile = lattice.all_tiles(any_level(lattice, share))[-1]
+    assert np.array_equal(lattice.tile_low(tile.moved(by)), lattice.tile_low(tile) + by)
+    assert tile.moved(by).moved(-by) == tile

@@ -43,7 +43,7 @@ def predict_labels(
         raise ValueError(f"names={unknown}: the adapters that are on know {', '.join(known)}")
     chosen = [label for label in usable if names is None or label.name in names]
     tokens = torch.stack([usable[label] for label in chosen])
-    found = find_structures(engine, [label.extent_mm for label in chosen], tokens)
+    found = find_structures(engine, [label.extent_mm for label in chosen], tokens, is_averaged=True)
     for label, finding in zip(chosen, found, strict=True):
         if finding.canvas is None:
             logger.info("%s was not found (presence %.2f)", label.name, finding.presence)
