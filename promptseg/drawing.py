@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -34,9 +33,6 @@ class InteractionConfig:
     """Clicks up to which one beside the object may say that it is far smaller than drawn, and have it drawn anew."""
     refine_below: float = 0.45
     """Side of an object, relative to a tile's, below which drawing moves to a finer level."""
-    moves: tuple[float, ...] = (1 / 12,)
-    """By how much of their side tiles are moved along all axes to answer once more; the mean of all is shown. Each
-    costs as much as the first; () is the fastest, and less exact."""
     ranking: RankingConfig = field(default_factory=RankingConfig)
     """Which answer to an ambiguous first prompt is best."""
 
@@ -127,7 +123,7 @@ class Drawer:
                 break
             done |= set(tiles)
             mask = hint if hint is not None and hint.level != canvas.level else canvas
-            output = self.answer(tiles, prompts, mask)
+            output = self.engine.decode(tiles, prompts, mask)
             for tile, logits in zip(tiles, output.mask_logits[:, 0, 0], strict=True):
                 canvas = canvas.paste(tile, logits, keeps_drawn)
                 changed = None if changed is None else union_box(changed, self.reach(tile))
@@ -138,10 +134,10 @@ class Drawer:
     ) -> DecoderOutput:
         """Decodes tiles, with the canvas as mask prompt but on those that are drawn anew."""
         if canvas is None or not any(is_anew):
-            return self.answer(tiles, prompts, canvas)
+            return self.engine.decode(tiles, prompts, canvas)
         groups = [[n for n, anew in enumerate(is_anew) if anew == wanted] for wanted in (True, False)]
         outputs = [
-            self.answer([tiles[n] for n in group], prompts, hint)
+            self.engine.decode([tiles[n] for n in group], prompts, hint)
             for group, hint in zip(groups, (None, canvas), strict=True)
             if group
         ]
@@ -151,19 +147,6 @@ class Drawer:
             torch.cat([o.iou_logits for o in outputs])[order],
             torch.cat([o.presence_logits for o in outputs])[order],
         )
-
-    def answer(self, tiles: list[TileKey], prompts: PromptSet, canvas: Canvas | None) -> DecoderOutput:
-        """Decodes tiles, and moved ones where they are few; the mean of the answers."""
-        moved = self.moved(tiles)
-        output = self.engine.decode([*tiles, *moved], prompts, canvas)
-        return mean_answer(output, len(tiles), [tile.shift[0] for tile in moved[:: len(tiles)]])
-
-    def moved(self, tiles: list[TileKey]) -> list[TileKey]:
-        """Copies of tiles that are decoded with them, all of one move after those of another; none of many tiles."""
-        moves = [round(share * self.lattice.tile_size) for share in self.config.moves]
-        if (1 + len(moves)) * len(tiles) > self.config.max_tiles:
-            return []
-        return [tile.moved(by) for by in moves for tile in tiles]
 
     def shows_object(self, tile: TileKey, prompts: PromptSet) -> bool:
         """Whether a prompt that marks the object lies in a tile."""
@@ -186,27 +169,6 @@ def mean_score(output: DecoderOutput) -> float:
     """Estimated IoU of an object on several tiles, weighted by its share in each."""
     sizes = (output.mask_logits[:, 0, 0] > 0).flatten(1).sum(dim=1).float() + 1
     return float((output.iou_scores[:, 0, 0] * sizes).sum() / sizes.sum())
-
-
-def mean_answer(output: DecoderOutput, count: int, moves: Sequence[int]) -> DecoderOutput:
-    """Mean of what tiles and their moved copies show, where both show something.
-
-    Args:
-        output: of ``count`` tiles, and then of their copies, one move after the other.
-        count: tiles.
-        moves: voxels by which the copies are moved along all axes.
-    """
-    if not moves:
-        return output
-    size = output.mask_logits.shape[-1]
-    total, weight = output.mask_logits[:count].clone(), torch.ones((size,) * 3)
-    for number, by in enumerate(moves, 1):
-        copies = output.mask_logits[number * count : (number + 1) * count]
-        here, there = slice(max(by, 0), size + min(by, 0)), slice(max(-by, 0), size + min(-by, 0))
-        total[..., here, here, here] += copies[..., there, there, there]
-        weight[here, here, here] += 1
-    qualities = (logits.unflatten(0, (-1, count)).mean(dim=0) for logits in (output.iou_logits, output.presence_logits))
-    return DecoderOutput(total / weight, *qualities)
 
 
 def marked_boxes(prompts: PromptSet) -> list[Box]:

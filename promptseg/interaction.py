@@ -95,7 +95,6 @@ class Interaction(Drawer):
         tiles = [self.lattice.nearest(centre, level) for level in levels]
         output = self.engine.decode(tiles, prompts, None, multimask=prompts.structure is None)
         ranked = rank_candidates(self.lattice, tiles, output, self.config.ranking)
-        self.engine.embed(self.moved([ranked[0].tile]))  # for the corrections, which shall cost the decoder alone
         canvases = [(c.iou, Canvas.from_tiles(self.lattice, [c.tile], c.logits[None])) for c in ranked[:NUM_OFFERED]]
         return Drawing(canvases[0][1], ranked[0].iou, ranked[0].presence), tuple(canvases)
 

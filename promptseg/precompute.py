@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
@@ -16,16 +16,8 @@ TURN_SECONDS = 0.001
 """Pause after each tile, for others to get their turn."""
 
 
-def choose_tiles(
-    engine: TileEngine, levels: list[int] | None, max_tiles: int | None, moves: Sequence[float] = ()
-) -> list[TileKey]:
+def choose_tiles(engine: TileEngine, levels: list[int] | None, max_tiles: int | None) -> list[TileKey]:
     """Tiles to encode, coarsest level first; without a disk cache and ``levels`` no more than memory keeps.
-
-    Args:
-        engine: image and model.
-        levels: which zoom levels; None for all.
-        max_tiles: most tiles.
-        moves: by how much of their side tiles are moved to be decoded once more; the moved ones are encoded, too.
 
     Raises:
         ValueError: for a level that the image does not have.
@@ -35,9 +27,7 @@ def choose_tiles(
     bad = [level for level in chosen if not 0 <= level < lattice.num_levels]
     if bad:
         raise ValueError(f"levels={bad}: this image has levels 0 to {lattice.num_levels - 1}")
-    shifts = [0, *(round(share * lattice.tile_size) for share in moves)]
-    levels_down = sorted(chosen, reverse=True)
-    tiles = [tile.moved(by) for level in levels_down for by in shifts for tile in lattice.all_tiles(level)]
+    tiles = [tile for level in sorted(chosen, reverse=True) for tile in lattice.all_tiles(level)]
     if levels is None and cache.disk is None:
         tiles = tiles[: max(1, cache.max_bytes // embedding_bytes(engine.model))]
     return tiles[:max_tiles]

@@ -317,7 +317,7 @@ class Predictor(AdapterMethods):
             ValueError: for a level that the image does not have.
         """
         engine = self._require_engine()
-        tiles = choose_tiles(engine, levels, max_tiles, self.interaction_config.moves)
+        tiles = choose_tiles(engine, levels, max_tiles)
 
         def work() -> int:
             return encode_ahead(engine, tiles, self._lock, lambda: self._engine is engine, progress)

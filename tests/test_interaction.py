@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptseg.canvas import Canvas
-from promptseg.drawing import Drawing, InteractionConfig, mean_answer, object_extent
+from promptseg.drawing import Drawing, InteractionConfig, object_extent
 from promptseg.interaction import Interaction
 from promptseg.models import DecoderOutput
 from promptseg.native_mask import NativeMask
@@ -53,9 +53,6 @@ class KnowingEngine:
             torch.full((len(tiles), 1, count), 2.0),
             torch.zeros(len(tiles), 1),
         )
-
-    def embed(self, tiles: list[TileKey]) -> None:
-        """Knows without."""
 
     @property
     def truth(self) -> np.ndarray:
@@ -159,8 +156,7 @@ def test_a_correction_decodes_one_tile_and_says_where_it_changed() -> None:
     engine.radii_vox = (4.0, 4.0, 4.0)  # the decoder changes its mind
     prompts = clicks((30, 30, 25), (35, 30, 25), labels=[1, 0])
     after = interaction.correct(drawing, prompts, around((35, 30, 25)), includes=False)
-    (tiles,) = engine.tile_lists
-    assert [tile.shift for tile in tiles] == [(0, 0, 0), (1, 1, 1)] and tiles[0].place == tiles[1].place
+    assert [len(t) for t in engine.tile_lists] == [1]
     assert after.changed is not None
     low, high = np.floor(after.changed[0]).astype(int), np.ceil(after.changed[1]).astype(int)
     shape = np.array(LATTICE.shape)
@@ -305,35 +301,3 @@ def test_the_extent_is_that_of_what_includes() -> None:
     wide = object_extent(PromptSet(boxes=(box,), mask=np.ones((2, 2, 2), bool), mask_box=around((50, 1, 1))))
     assert wide is not None
     assert [end.tolist() for end in wide] == [[20, 0, 0], [51, 5, 5]]
-
-
-def test_the_answer_is_the_mean_where_tiles_and_their_moved_copies_both_lie() -> None:
-    size, moves = 8, [2, -1]
-    logits = torch.arange(3.0)[:, None, None, None, None, None].expand(-1, 1, 1, size, size, size)
-    output = DecoderOutput(logits, torch.tensor([[[0.0]], [[3.0]], [[6.0]]]), torch.tensor([[1.0], [2.0], [6.0]]))
-    mean = mean_answer(output, 1, moves)
-    assert mean.mask_logits.shape == (1, 1, 1, size, size, size)
-    assert mean.mask_logits[0, 0, 0, 4, 4, 4] == 1.0  # all three
-    assert mean.mask_logits[0, 0, 0, 0, 0, 0] == 1.0  # 0 and 2: the first copy begins two voxels later
-    assert mean.mask_logits[0, 0, 0, 7, 7, 7] == 0.5  # 0 and 1
-    assert (mean.iou_logits.item(), mean.presence_logits.item()) == (3.0, 3.0)
-    assert mean_answer(output, 3, []) is output
-
-
-def test_what_moves_with_its_tile_does_not_blur() -> None:
-    """An engine that draws the same thing wherever its tile lies: the average is that thing."""
-    averaged, plain = (make((45.0, 37.0, 30.0), 7.0, moves=moves)[0] for moves in ((1 / 12, -1 / 6), ()))
-    prompts = clicks((45, 37, 30))
-    tiles = [averaged.lattice.nearest(np.array([45.0, 37.0, 30.0]), level) for level in (0, 1)]
-    for tile in tiles:
-        once, several = (one.answer([tile], prompts, None).mask_logits for one in (plain, averaged))
-        assert torch.allclose(once, several, atol=1e-4)
-    assert len(averaged.moved(tiles * 5)) == 0, "many tiles are decoded once"
-
-
-def test_the_fastest_answer_decodes_each_tile_once() -> None:
-    interaction, engine = make((45.0, 37.0, 30.0), 7.0, moves=())
-    interaction.correct(
-        interaction.start(clicks((45, 37, 30))), clicks((45, 37, 30), (47, 37, 30)), around((47, 37, 30)), True
-    )
-    assert all(not any(tile.shift) for tiles in engine.tile_lists for tile in tiles)

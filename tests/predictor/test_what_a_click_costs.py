@@ -59,8 +59,7 @@ def test_embeddings_on_disk_serve_the_next_process_but_not_other_weights(tmp_pat
 def test_precompute_leaves_only_the_decoder(predictor: Predictor) -> None:
     predictor.set_image(make_image(seed=3), spacing=1)
     predictor.cache.clear()
-    tiles = sum(len(predictor.lattice.all_tiles(level)) for level in range(predictor.lattice.num_levels))
-    total = tiles * (1 + len(predictor.interaction_config.moves))
+    total = sum(len(predictor.lattice.all_tiles(level)) for level in range(predictor.lattice.num_levels))
     assert predictor.precompute(progress=False) == total
     assert predictor.encoder_calls == total
     for click in ((0, 0, 0), (49, 43, 39), (25, 20, 10)):
@@ -92,7 +91,7 @@ def test_precompute_chooses_levels_and_counts(predictor: Predictor) -> None:
     predictor.set_image(make_image(seed=6), spacing=1)
     predictor.cache.clear()
     top = predictor.lattice.num_levels - 1
-    assert predictor.precompute(levels=[top], progress=False) == 2  # the tile, and moved
+    assert predictor.precompute(levels=[top], progress=False) == 1
     assert predictor.precompute(levels=[0], max_tiles=3, progress=False) == 3
     assert predictor.precompute(levels=[], progress=False) == 0
     with pytest.raises(ValueError, match=rf"levels=\[{top + 1}\]: this image has levels 0 to {top}"):
