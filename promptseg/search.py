@@ -184,7 +184,8 @@ def _draw(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequ
     has_words = engine.model.word_head is not None
     coarser = [None if has_words else finding.canvas for finding in before]  # else it would displace what the head sees
     output = _decode_where_seen(engine, tiles, tokens, coarser)
-    presence, iou = output.presence_scores, output.iou_scores[:, :, 0]
+    in_place = torch.tensor([not any(tile.shift) for tile in tiles])  # moved ones would only raise the highest
+    presence, iou = output.presence_scores[in_place], output.iou_scores[:, :, 0]
     findings = []
     for number in range(len(tokens)):
         logits = output.mask_logits[:, number, 0]
