@@ -52,18 +52,20 @@ def copy_cases(cases: list[CasePaths], folder: Path) -> None:
         shutil.copy(case.label, folder / "labels" / f"{case.name}.nii.gz")
 
 
-def train_unet(volumes: list[TrainingVolume], num_classes: int, minutes: float, max_steps: int) -> torch.nn.Module:
+def train_unet(
+    volumes: list[TrainingVolume], num_classes: int, minutes: float, max_steps: int, seed: int = 0
+) -> torch.nn.Module:
     """A U-Net from random weights, on the crops and augmentations that the fine-tuning has."""
     from monai.losses.dice import DiceCELoss
     from monai.networks.nets.unet import UNet
 
     from promptseg.preprocessing import PreprocessingConfig
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     net = UNet(3, 1, num_classes, channels=(16, 32, 64, 128), strides=(2, 2, 2), num_res_units=2, norm="instance")
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)
     loss_function = DiceCELoss(to_onehot_y=True, softmax=True)
-    rng, preprocessing = np.random.default_rng(0), PreprocessingConfig()
+    rng, preprocessing = np.random.default_rng(seed), PreprocessingConfig()
     started, step = time.monotonic(), 0
     while (spent := max(step / max_steps, (time.monotonic() - started) / (60 * minutes))) < 1:
         for group in optimizer.param_groups:
@@ -114,6 +116,7 @@ def run_method(method: str, arguments: argparse.Namespace, data: Path) -> dict[s
         validation_share=arguments.held_out,
         report_cases=0,
         probe=arguments.probe,
+        seed=arguments.seed,
         device="cpu",
     )
     finetune(config)
@@ -137,6 +140,7 @@ def main() -> None:
         "--held-out", type=float, default=0.0, help="share of the cases for early stopping; none, as U-Net"
     )
     parser.add_argument("--methods", nargs="*", default=["lora", "full"], help="of promptseg finetune")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-probe", dest="probe", action="store_false")
     arguments = parser.parse_args()
 
@@ -156,7 +160,7 @@ def main() -> None:
         results[method] = {**measure_cases(predictor, validation, names, is_adapted=True), **done}
     preprocessing = read_config(weights).preprocessing
     volumes = [load_case(c, preprocessing) for c in find_cases(output / "data" / "images", output / "data" / "labels")]
-    net = train_unet(volumes, 1 + max(names), arguments.minutes, arguments.max_steps)
+    net = train_unet(volumes, 1 + max(names), arguments.minutes, arguments.max_steps, arguments.seed)
     results["U-Net from scratch"] = {SHOWN["automatic"]: measure_unet(net, validation, names, weights)}
 
     print(f"\n{len(training)} cases, {arguments.minutes:g} minutes; {len(validation)} validation cases")

@@ -39,7 +39,7 @@ def segment_structures(
         for number, structure in enumerate(structures, 1)
     ]
     parts = {whole + 1: [n + 1 for n in numbers] for whole, numbers in parts_among(structures).items()}
-    result = assemble(engine, requests, found, 0.0, engine.num_encoded - encoded, parts)
+    result = assemble(engine, requests, found, 0.0, engine.num_encoded - encoded, parts, by_score=True)
     missing = [r.name for r, f in zip(requests, found, strict=True) if f.canvas is None]
     if missing:
         logger.info("not found: %s", ", ".join(missing))

@@ -16,6 +16,7 @@ import torch
 from promptseg import Predictor, label_map, search
 from promptseg.canvas import Canvas
 from promptseg.label_map import render_labels
+from promptseg.label_prediction import advantages
 from promptseg.models import TextTerm
 from promptseg.structures import Structure, parts_among, trained_structures
 from promptseg.text import encode_text
@@ -169,6 +170,20 @@ def test_overlaps_go_to_the_larger_logit_but_to_a_part_before_its_whole(
     assert (with_part[0] == 1).all()  # no part is here, and the whole is surer than the third
     assert (with_part[-1] == 2).all()
     assert (with_part[15] == 3).all()  # the part takes the whole away, and the third is surer than the part
+
+
+def test_a_better_score_wins_an_overlap_but_makes_nothing_larger(named: Named) -> None:
+    predictor, _ = named
+    first, second = torch.full((32, 32, 32), 2.0), torch.full((32, 32, 32), 1.0)
+    second[:13] = -1.0
+    canvases = canvases_of(predictor, first, second)
+    shape = predictor.volume.canonical_shape
+    weights = advantages({1: 0.3, 2: 0.6})
+    assert weights[1] == 0 and weights[2] > 1
+    assert advantages({1: 0.5, 2: 0.5}) == {1: 0, 2: 0} and advantages({}) == {}
+    found = render_labels(shape, canvases, advantages=weights)
+    assert (found[-1] == 2).all() and (found[0] == 1).all()
+    assert (render_labels(shape, canvases)[-1] == 1).all()
 
 
 def test_values_above_255_need_two_bytes(named: Named) -> None:
