@@ -27,6 +27,8 @@ class PeerModel(nn.Module):
         config: sizes; of the stems and decoder channels nothing is used.
     """
 
+    word_head = None
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
