@@ -10,7 +10,8 @@ from typing import Any
 from ..preprocessing import PreprocessingConfig
 
 FORMAT = "promptseg-adapter-1"
-METHODS = ("lora", "dora", "salt", "decoder", "full")
+LOW_RANK_METHODS = ("lora", "dora", "salt")
+METHODS = (*LOW_RANK_METHODS, "decoder", "full")
 SCOPES = ("all", "encoder", "decoder")
 
 
@@ -96,7 +97,7 @@ class AdapterConfig:
     @property
     def is_low_rank(self) -> bool:
         """Whether it holds low-rank changes of linear layers."""
-        return self.method in ("lora", "dora", "salt")
+        return self.method in LOW_RANK_METHODS
 
     @property
     def whole_prefix(self) -> str:

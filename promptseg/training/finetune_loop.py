@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import Adapter, AdapterConfig, AdapterLabel
+from ..adapters.config import LOW_RANK_METHODS
 from ..adapters.trainable import TrainableAdapter
 from ..data.crops import TrainingVolume
 from ..data.prompt_simulator import PromptSimulatorConfig
@@ -95,15 +96,14 @@ class Finetuner:
         self.training, self.validation = training, validation
         labels = describe_labels(training, names or {})
         self.values = [label.value for label in labels]
+        holds_convolutions = config.convolutions and config.method in LOW_RANK_METHODS
         self.adapter_config = AdapterConfig(
             method=config.method,
             scope=config.scope,
             rank=config.rank,
             alpha=2.0 * config.rank,
-            tunes_convolutions=config.convolutions and config.method in ("lora", "dora", "salt"),
-            tunes_pyramid=config.convolutions
-            and config.method in ("lora", "dora", "salt")
-            and config.scope != "decoder",
+            tunes_convolutions=holds_convolutions,
+            tunes_pyramid=holds_convolutions and config.scope != "decoder",
             holds_changes=True,
             tunes_words=config.automatic and config.method != "full" and model.word_head is not None,
             base=base[0],
