@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +19,6 @@ from .prediction import Prediction, prediction_of
 from .prompts import PromptSet
 from .search import Finding
 from .volume import Volume
-
-SCORE_WEIGHT = 4.0
-"""What the log odds of a structure's estimated IoU count beside its logits, where structures overlap."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +123,6 @@ class LabelRequest:
     prompts: PromptSet
 
 
-def advantages(scores: Mapping[int, float]) -> dict[int, float]:
-    """What a better score counts in logits, relative to the lowest: a multiple of the difference of their log odds."""
-    odds = {value: math.log(max(score, 1e-3) / max(1 - score, 1e-3)) for value, score in scores.items()}
-    return {value: SCORE_WEIGHT * (odd - min(odds.values())) for value, odd in odds.items()}
-
-
 def assemble(
     engine: TileEngine,
     requests: Sequence[LabelRequest],
@@ -140,7 +130,7 @@ def assemble(
     seconds: float,
     encoder_calls: int,
     parts: Mapping[int, Sequence[int]] | None = None,
-    by_score: bool = False,
+    advantages: Mapping[int, float] | None = None,
 ) -> LabelPrediction:
     """A label map of what was found.
 
@@ -151,13 +141,11 @@ def assemble(
         seconds: time it took.
         encoder_calls: tiles that had to be encoded.
         parts: label value of a whole -> those of its parts.
-        by_score: where structures overlap, their estimated IoU counts beside their logits; for such as were not trained
-            together, whose logits alone do not compare.
+        advantages: label value -> what counts beside a structure's logits where it overlaps others; None for nothing.
     """
     volume = engine.volume
     canvases = {r.value: f.canvas for r, f in zip(requests, found, strict=True) if f.canvas is not None}
-    scores = {r.value: f.score for r, f in zip(requests, found, strict=True) if f.canvas is not None}
-    labels = render_labels(volume.canonical_shape, canvases, parts, advantages(scores) if by_score else None)
+    labels = render_labels(volume.canonical_shape, canvases, parts, advantages)
     drawings = {}
     for request, finding in zip(requests, found, strict=True):
         canvas = Canvas.blank(engine.lattice) if finding.canvas is None else finding.canvas

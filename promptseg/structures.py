@@ -16,6 +16,7 @@ from .models import PromptableModel, PromptBatch, TextTerm
 from .models.tokens import empty_prompts
 from .prompt_arguments import as_texts
 from .text import LEVELS, TextQuery, encode_text, load_bank, load_vocabulary
+from .text.laterality import BOTH, NONE
 
 logger = logging.getLogger(__name__)
 
@@ -165,19 +166,25 @@ def understand_one(config: Any, text: Any, before: Structure | None = None) -> S
 
 
 def understand_all(config: Any, texts: Sequence[str] | str | None) -> list[Structure]:
-    """Several structures, each once; all that the weights were trained on for None.
+    """Several structures, each once; for None all that the weights were trained on, ``both kidney`` as ``kidney``.
 
     Raises:
         ValueError: see :func:`understand`; for no text.
     """
     if texts is None:
         check_text(config, None)
-        return list(trained_structures(config.text_terms))
+        return _without_repeats(trained_structures(config.text_terms))
     several = [texts] if isinstance(texts, str) else list(texts)
     if not several:
         raise ValueError("terms is empty: give names such as 'liver', or leave it out for all that the weights know")
     found = [understand(config, text) for text in several]
     return list({structure.identity: structure for structure in found}.values())
+
+
+def _without_repeats(structures: Sequence[Structure]) -> list[Structure]:
+    """Structures without those of both sides that are there without a side, too: they are the same voxels."""
+    named = {(s.query.term_id, s.query.level) for s in structures if s.query.laterality == NONE}
+    return [s for s in structures if s.query.laterality != BOTH or (s.query.term_id, s.query.level) not in named]
 
 
 def text_tokens(model: PromptableModel, structures: Sequence[Structure]) -> Tensor:
@@ -230,16 +237,17 @@ def _is_part(part: TextQuery, whole: TextQuery) -> bool:
     if not (part.is_known and whole.is_known):
         return False
     vocabulary = load_vocabulary()
-    fits_side = whole.laterality in (0, 3) or whole.laterality == part.laterality
+    fits_side = whole.laterality in (NONE, BOTH) or whole.laterality == part.laterality
     fits_level = whole.level in (0, part.level)
     if part.term_id == whole.term_id:
-        is_same = (part.laterality in (0, 3)) == (whole.laterality in (0, 3)) and part.level == whole.level
+        is_same = (part.laterality in (NONE, BOTH)) == (whole.laterality in (NONE, BOTH)) and part.level == whole.level
         return fits_side and fits_level and not is_same
     site = vocabulary[part.term_id].site
     chain = {term.id for term in vocabulary.ancestors(part.term_id)}
     if site:
         chain |= {site, *(term.id for term in vocabulary.ancestors(site))}
-    return whole.term_id in chain and fits_side and fits_level
+    may_be_there = fits_side or part.laterality in (NONE, BOTH)  # an anterior hippocampus, in the left hippocampus
+    return whole.term_id in chain and may_be_there and fits_level
 
 
 def _nearest(query: TextQuery, known: Sequence[Structure]) -> list[Structure]:

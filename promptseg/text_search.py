@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,13 @@ from .search import Finding, find_structures
 from .structures import Structure, parts_among, text_tokens
 
 logger = logging.getLogger(__name__)
+
+SCORE_WEIGHT = 4.0
+"""What the log odds of a structure's estimated IoU count beside its logits, where structures overlap."""
+PRESENCE_WEIGHT = 1.0
+"""What the log odds of its being there count."""
+CASES_WEIGHT = 1.0
+"""What the logarithm of the number of training cases that showed it counts."""
 
 
 def find_named(engine: TileEngine, structures: Sequence[Structure], is_averaged: bool = True) -> list[Finding]:
@@ -39,11 +47,33 @@ def segment_structures(
         for number, structure in enumerate(structures, 1)
     ]
     parts = {whole + 1: [n + 1 for n in numbers] for whole, numbers in parts_among(structures).items()}
-    result = assemble(engine, requests, found, 0.0, engine.num_encoded - encoded, parts, by_score=True)
+    trusted = advantages(structures, found)
+    result = assemble(engine, requests, found, 0.0, engine.num_encoded - encoded, parts, trusted)
     missing = [r.name for r, f in zip(requests, found, strict=True) if f.canvas is None]
     if missing:
         logger.info("not found: %s", ", ".join(missing))
     return replace(result, seconds=time.perf_counter() - started)
+
+
+def advantages(structures: Sequence[Structure], found: Sequence[Finding]) -> dict[int, float]:
+    """What each of several structures has over the least trusted one where they overlap, in logits, by label value.
+
+    Structures that were learnt from different data sets were never drawn against each other, so that their logits alone
+    do not compare. What counts beside them is how good the mask and how sure the presence is, and how many training
+    cases showed the structure: what the weights know from two cases they see in many places.
+    """
+    trust = {
+        number: SCORE_WEIGHT * _log_odds(finding.score)
+        + PRESENCE_WEIGHT * _log_odds(finding.presence)
+        + CASES_WEIGHT * math.log(structure.cases or 1)
+        for number, (structure, finding) in enumerate(zip(structures, found, strict=True), 1)
+        if finding.canvas is not None
+    }
+    return {number: value - min(trust.values()) for number, value in trust.items()}
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(max(probability, 1e-4) / max(1 - probability, 1e-4))
 
 
 def named(prompts: PromptSet, structure: Structure) -> PromptSet:

@@ -58,6 +58,18 @@ class TrainingPool:
         """What can be asked for by name in a volume: of what is absent from it, only what several others show."""
         return tuple(s for s in volume.structures if s.values or s.key in self._shown)
 
+    def elsewhere(self, volume: TrainingVolume) -> list[tuple[Structure, tuple[int, ...]]]:
+        """Structures that others show and a volume does not speak of, with the label values that exclude them."""
+        from .exclusion import Exclusion
+
+        known = self.__dict__.setdefault("_elsewhere", {})
+        if "_exclusion" not in self.__dict__:
+            self.__dict__["_exclusion"] = Exclusion(v.structures for v in self.some_volumes())
+        name = volume.dataset, volume.case
+        if name not in known:
+            known[name] = self.__dict__["_exclusion"].elsewhere(volume.structures, self._shown)
+        return known[name]
+
     @property
     def _shown(self) -> frozenset[tuple[str, int, int]]:
         """Structures that several of :meth:`some_volumes` label; found once."""

@@ -245,9 +245,10 @@ def _draw_labelled(
     labels = crop_labels(volume, positions)
     is_painted = not volume.levels or rng.random() < config.painted_share
     structures = pool.askable(volume) if geometry.is_upright else ()
+    elsewhere = pool.elsewhere(volume) if structures else ()
     if is_painted and rng.random() < config.recombined_share:
         labels = _recombine(labels, pool, randomness, config)
-        structures = ()  # the guests' values and names are not the volume's
+        structures = elsewhere = ()  # the guests' values and names are not the volume's
     named = None
     if structures and rng.random() < config.text_share:
         named = choose_named_targets(
@@ -273,7 +274,7 @@ def _draw_labelled(
         PAINTED if is_painted else REAL,
         f"{volume.dataset} (painted)" if is_painted else volume.dataset,
         words,
-        _draw_names(labels, structures, geometry.is_mirrored, rng, config),
+        _draw_names(labels, structures, geometry.is_mirrored, rng, config, elsewhere),
     )
 
 
@@ -283,10 +284,12 @@ def _draw_names(
     is_mirrored: bool,
     rng: np.random.Generator,
     config: SamplerConfig,
+    elsewhere: Sequence[tuple[Structure, tuple[int, ...]]] = (),
 ) -> dict[str, Tensor]:
     if not config.names_per_crop:
         return {}
-    return draw_names(labels, structures, is_mirrored, rng, config.names_per_crop, config.min_object_voxels)
+    count, smallest = config.names_per_crop, config.min_object_voxels
+    return draw_names(labels, structures, is_mirrored, rng, count, smallest, elsewhere)
 
 
 def _no_names(rng: np.random.Generator, config: SamplerConfig) -> dict[str, Tensor]:

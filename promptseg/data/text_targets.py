@@ -14,6 +14,12 @@ from ..models.word_head import WORD_STRIDE
 from ..text import load_bank
 from .structures import Structure
 
+UNKNOWN = -1.0
+"""Share of cells of which a crop does not tell how much is a structure's."""
+EXCLUDED_SHARE = 0.25
+"""Share of the names of a crop that are ruled out where its labels are, and unknown elsewhere; where there are such."""
+MIN_LABELLED = 0.75
+"""Share of a cell that must be labelled for it to rule out names."""
 WORD_TENSORS = ("text", "text_laterality", "text_level", "text_is_present")
 
 
@@ -90,6 +96,26 @@ def _pairs_together(structures: Sequence[Structure], rng: np.random.Generator) -
     return sorted(structures, key=lambda s: places[s.term_id, s.level])
 
 
+def _draw_excluded(
+    labels: np.ndarray, elsewhere: Sequence[tuple[Structure, tuple[int, ...]]], rng: np.random.Generator, count: int
+) -> list[tuple[Structure, Tensor]]:
+    """Up to ``count`` structures that a crop's labels rule out somewhere, with the cells (D/8, H/8, W/8) bool where."""
+    found: list[tuple[Structure, Tensor]] = []
+    cells: dict[tuple[int, ...], Tensor] = {}
+    present = set(np.unique(labels).tolist()) if elsewhere else set()
+    possible = [(s, here) for s, values in elsewhere if (here := tuple(v for v in values if v in present))]
+    for i in rng.permutation(len(possible)):
+        if len(found) == count:
+            break
+        structure, values = possible[i]
+        if values not in cells:
+            mask = torch.from_numpy(np.isin(labels, values))[None, None].float()
+            cells[values] = F.avg_pool3d(mask, WORD_STRIDE)[0, 0] >= MIN_LABELLED
+        if bool(cells[values].any()):
+            found.append((structure, cells[values]))
+    return found
+
+
 def draw_names(
     labels: np.ndarray,
     structures: Sequence[Structure],
@@ -97,6 +123,7 @@ def draw_names(
     rng: np.random.Generator,
     count: int,
     min_voxels: int,
+    elsewhere: Sequence[tuple[Structure, tuple[int, ...]]] = (),
 ) -> dict[str, Tensor]:
     """Names of what a crop shows and does not show, with the share of each cell that is theirs: for the word head.
 
@@ -109,15 +136,20 @@ def draw_names(
         rng: source of randomness.
         count: K names; at most two thirds of them are shown, where there are others.
         min_voxels: smallest that counts as shown; what is smaller is not asked for.
+        elsewhere: structures that nobody looked for, with the values that rule them out, see
+            :meth:`~promptseg.data.pool.TrainingPool.elsewhere`.
 
     Returns:
         The tensors of :class:`Words` for K names as ``name_text`` and so on, and ``name_share`` (K, D/8, H/8, W/8), see
-        :func:`cell_share`.
+        :func:`cell_share`; -1 where that is unknown.
     """
     shown, hidden = _shown_and_hidden(labels, structures, min_voxels)
-    most = max(count - len(hidden), -(-2 * count // 3))
+    excluded = _draw_excluded(labels, elsewhere, rng, int(EXCLUDED_SHARE * count))
+    room = count - len(excluded)
+    most = max(room - len(hidden), -(-2 * room // 3))
     chosen = _pairs_together(shown, rng)[:most]
-    chosen += [hidden[i] for i in rng.permutation(len(hidden))[: count - len(chosen)]]
+    chosen += [hidden[i] for i in rng.permutation(len(hidden))[: room - len(chosen)]]
+    chosen += [structure for structure, _ in excluded]
     grid = tuple(n // WORD_STRIDE for n in labels.shape)
     share = torch.zeros(count, *grid)
     words = Words.none(count)
@@ -125,8 +157,11 @@ def draw_names(
         drawn = Words.draw([s.mirrored() if is_mirrored else s for s in chosen], rng).tensors()
         for name, tensor in words.tensors().items():
             tensor[: len(chosen)] = drawn[name]
-    for number, structure in enumerate(chosen):
+    first = len(chosen) - len(excluded)
+    for number, structure in enumerate(chosen[:first]):
         share[number] = cell_share(torch.from_numpy(np.isin(labels, structure.values)))
+    for number, (_, is_ruled_out) in enumerate(excluded, first):
+        share[number] = torch.where(is_ruled_out, 0.0, UNKNOWN)
     return {f"name_{name.removeprefix('text_')}": tensor for name, tensor in words.tensors().items()} | {
         "name_share": share
     }

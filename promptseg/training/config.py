@@ -37,6 +37,8 @@ class PretrainConfig:
     stage: Literal["prompted", "mae", "words"] = "prompted"
     """``prompted`` trains the whole model; ``mae`` only the image encoder, on images without labels; ``words`` only the
     word head on features that stay as they are, which costs a fifth and leaves clicks and boxes bit-equal."""
+    train_encoder: bool = True
+    """False, in the stage ``prompted``: only what stands on the image encoder is trained, and embeddings stay bit-equal."""
     init_from: str = ""
     """Weights to start from: empty for none; ``timm:NAME`` for a 2D ViT that is inflated, ``sam2d:FILE.pth`` for
     Segment Anything's image encoder; else a checkpoint folder or name, or the ``weights`` folder of a
@@ -154,6 +156,11 @@ class PretrainConfig:
             raise ValueError(
                 f"stage='words' with model.word_hints={self.model.word_hints} and sampler.names_per_crop="
                 f"{self.sampler.names_per_crop}: expected true and at least 1"
+            )
+        if not self.train_encoder and not (self.stage == "prompted" and self.init_from):
+            raise ValueError(
+                f"train_encoder=False with stage={self.stage!r} and init_from={self.init_from!r}: expected the stage "
+                "prompted, and weights whose encoder is to be kept"
             )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay={self.layer_decay}: expected more than 0, at most 1")

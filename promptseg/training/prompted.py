@@ -44,6 +44,7 @@ class PromptedTraining(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
+        model.image_encoder.requires_grad_(config.train_encoder)
 
     def forward(
         self, batch: dict[str, Tensor], step: int, index: int = 0, clicks: int = 0
@@ -60,7 +61,8 @@ class PromptedTraining(nn.Module):
         Returns:
             Loss, and the mean ``dice1``, ``dice2``, ... after each round; for validation the episode as it went.
         """
-        embedding = self.model.encode_image(batch["image"], batch["spacing_mm"])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_encoder):
+            embedding = self.model.encode_image(batch["image"], batch["spacing_mm"])
         if clicks:
             return run_episode(self.model, embedding, batch["targets"], clicks, None, self.config.prompts)
         rounds = 1 + int(
@@ -138,18 +140,22 @@ def hint_loss(hint: WordHint, share: Tensor, is_asked: Tensor) -> Tensor:
 
     Args:
         hint: what it says.
-        share: (B, K, d, h, w), see :func:`~promptseg.data.text_targets.cell_share`.
+        share: (B, K, d, h, w), see :func:`~promptseg.data.text_targets.cell_share`; negative where it is unknown.
         is_asked: (B, K) bool: which structures count.
 
     Returns:
         A scalar, 0 where nothing was asked for.
     """
-    logits, share = hint.mask_logits.float(), share.float()
+    logits = hint.mask_logits.float()
+    is_known = (share >= 0).float()
+    share = share.float().clamp(min=0)
     is_there = share.flatten(2).amax(dim=2) > 0
-    cells = F.binary_cross_entropy_with_logits(logits, share, reduction="none") * (1 + 4 * share)
+    cells = F.binary_cross_entropy_with_logits(logits, share, reduction="none") * (1 + 4 * share) * is_known
+    cells = cells.flatten(2).sum(dim=2) / is_known.flatten(2).sum(dim=2).clamp(min=1)
     shape = dice_loss(logits, share) * is_there
     where = share.flatten(2) / share.flatten(2).sum(dim=2, keepdim=True).clamp(min=1)
     place = -(where * logits.flatten(2).log_softmax(dim=2)).sum(dim=2)  # of one cell among hundreds, as a classifier
     presence = F.binary_cross_entropy_with_logits(hint.presence_logits.float(), is_there.float(), reduction="none")
-    each = cells.flatten(2).mean(dim=2) + 0.5 * shape + PLACE_WEIGHT * place + 0.5 * presence
+    presence = presence * is_known.flatten(2).amin(dim=2)
+    each = cells + 0.5 * shape + PLACE_WEIGHT * place + 0.5 * presence
     return (each * is_asked).sum() / is_asked.sum().clamp(min=1)

@@ -16,10 +16,11 @@ import torch
 from promptseg import Predictor, label_map, search
 from promptseg.canvas import Canvas
 from promptseg.label_map import render_labels
-from promptseg.label_prediction import advantages
 from promptseg.models import TextTerm
-from promptseg.structures import Structure, parts_among, trained_structures
+from promptseg.search import Finding
+from promptseg.structures import Structure, parts_among, trained_structures, understand_all
 from promptseg.text import encode_text
+from promptseg.text_search import advantages
 from promptseg.tiles import TileKey
 
 from .conftest import CONFIG, SHAPE, TERMS, MakePredictor, Oracle, dice, truth_of, wanted
@@ -178,12 +179,33 @@ def test_a_better_score_wins_an_overlap_but_makes_nothing_larger(named: Named) -
     second[:13] = -1.0
     canvases = canvases_of(predictor, first, second)
     shape = predictor.volume.canonical_shape
-    weights = advantages({1: 0.3, 2: 0.6})
-    assert weights[1] == 0 and weights[2] > 1
-    assert advantages({1: 0.5, 2: 0.5}) == {1: 0, 2: 0} and advantages({}) == {}
-    found = render_labels(shape, canvases, advantages=weights)
+    found = render_labels(shape, canvases, advantages={1: 0.0, 2: 2.0})
     assert (found[-1] == 2).all() and (found[0] == 1).all()
     assert (render_labels(shape, canvases)[-1] == 1).all()
+
+
+def test_trust_rises_with_score_presence_and_training_cases(named: Named) -> None:
+    predictor, _ = named
+    canvas = canvases_of(predictor, torch.full((32, 32, 32), 2.0))[1]
+
+    def trust(*rows: tuple[float, float, int | None]) -> dict[int, float]:
+        structures = [Structure(encode_text("liver"), 1.0, cases) for _, _, cases in rows]
+        return advantages(structures, [Finding(canvas, presence, score) for score, presence, _ in rows])
+
+    assert trust() == {} and trust((0.5, 0.9, 3), (0.5, 0.9, 3)) == {1: 0, 2: 0}
+    assert trust((0.5, 0.9, None), (0.5, 0.9, 1)) == {1: 0, 2: 0}
+    for better in ((0.7, 0.9, 3), (0.5, 0.99, 3), (0.5, 0.9, 30)):
+        found = trust((0.5, 0.9, 3), better)
+        assert found[1] == 0 and found[2] > 0.5
+    assert trust((0.0, 0.0, 3), (1.0, 1.0, 3))[2] < 100, "finite"
+    nothing = advantages([Structure(encode_text("liver"), 1.0, 3)], [Finding(None, 0.9, 0.0)])
+    assert nothing == {}, "what was not found takes no part"
+
+
+def test_asking_for_everything_asks_for_no_pair_twice() -> None:
+    terms = tuple(TextTerm(name, 50.0, 3) for name in ("kidney", "both kidney", "left kidney", "both lung", "liver"))
+    asked = [s.name for s in understand_all(replace(CONFIG, text_terms=terms), None)]
+    assert asked == ["kidney", "left kidney", "both lung", "liver"]
 
 
 def test_values_above_255_need_two_bytes(named: Named) -> None:
@@ -205,14 +227,16 @@ def test_what_is_part_of_what() -> None:
         "hippocampus",
         "left hippocampus",
         "brain",
+        "anterior hippocampus",
     )
     structures = [Structure(encode_text(name), 1.0) for name in names]
     parts = {names[whole]: {names[n] for n in numbers} for whole, numbers in parts_among(structures).items()}
     assert parts == {
         "liver": {"liver tumor"},
         "kidney": {"left kidney", "right kidney"},
-        "hippocampus": {"left hippocampus"},
-        "brain": {"hippocampus", "left hippocampus"},
+        "hippocampus": {"left hippocampus", "anterior hippocampus"},
+        "left hippocampus": {"anterior hippocampus"},
+        "brain": {"hippocampus", "left hippocampus", "anterior hippocampus"},
     }
 
 

@@ -125,6 +125,22 @@ def test_the_stage_of_words_leaves_all_other_weights_bit_equal(make_config, tmp_
     assert all(torch.equal(exported[n], before[n]) for n in before if not n.startswith(WORD_PARAMETERS))
 
 
+def test_a_run_that_keeps_the_encoder_trains_all_else_and_leaves_embeddings_bit_equal(make_config, tmp_path):
+    fields = _with_words(make_config)
+    setup(make_config(out_dir=str(tmp_path / "start"), **fields)).save()
+    weights = str(tmp_path / "start" / "weights")
+    trainer = setup(
+        make_config(out_dir=str(tmp_path / "on"), init_from=weights, train_encoder=False, **fields)
+    )  # fmt: skip
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.fit()
+    exported = PromptableModel.from_pretrained(tmp_path / "on" / "weights").state_dict()
+    for state in (trainer.model.state_dict(), exported):
+        changed = {n for n, tensor in state.items() if not torch.equal(tensor, before[n])}
+        assert not any(name.startswith("image_encoder.") for name in changed)
+        assert {name.partition(".")[0] for name in changed} == {"prompt_encoder", "mask_decoder", "word_head"}
+
+
 def test_a_word_head_takes_what_earlier_weights_have_and_begins_the_rest(make_config, tmp_path):
     fields = _with_words(make_config)
     start = setup(make_config(out_dir=str(tmp_path / "start"), **fields))
