@@ -38,7 +38,7 @@ class PretrainConfig:
     """``prompted`` trains the whole model; ``mae`` only the image encoder, on images without labels; ``words`` only the
     word head on features that stay as they are, which costs a fifth and leaves clicks and boxes bit-equal."""
     train_encoder: bool = True
-    """False, in the stage ``prompted``: only what stands on the image encoder is trained, and embeddings stay bit-equal."""
+    """False, in the stage ``prompted``: the image encoder stays as it is, and with it all embeddings, bit-equal."""
     init_from: str = ""
     """Weights to start from: empty for none; ``timm:NAME`` for a 2D ViT that is inflated, ``sam2d:FILE.pth`` for
     Segment Anything's image encoder; else a checkpoint folder or name, or the ``weights`` folder of a
