@@ -129,11 +129,14 @@ class Finetuner:
         self.history: list[dict[str, float]] = []
 
     def _groups(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Parameters with their learning rates, for Muon and for AdamW: norms and biases as low-rank changes."""
+        """Parameters with their learning rates: kernels for Muon; low-rank changes, norms and embeddings for AdamW."""
         parameters = self.trainable.parameters()
+        embeddings = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
         tokens = [p for k, p in parameters.items() if k == "label_tokens"]
-        others = [p for k, p in parameters.items() if p.ndim <= 1]
-        matrices = {k: p for k, p in parameters.items() if p.ndim > 1 and k != "label_tokens"}
+        others = [p for p in parameters.values() if p.ndim <= 1 or id(p) in embeddings]
+        matrices = {
+            k: p for k, p in parameters.items() if p.ndim > 1 and id(p) not in embeddings and k != "label_tokens"
+        }
         whole = [p for k, p in matrices.items() if not k.startswith("delta.")]
         low_rank = [p for k, p in matrices.items() if k.startswith("delta.")]
         rate = self.config.peak_learning_rate

@@ -274,6 +274,16 @@ def test_low_rank_methods_tune_the_convolutions_that_draw_the_border(data: Path)
     assert not any("mask_decoder" in k for k in make_tuner(data, method="lora", scope="encoder").trainable.parameters())
 
 
+@pytest.mark.parametrize("method", ["full", "decoder"])
+def test_embeddings_are_rows_and_no_matrices_for_muon(data: Path, method: str) -> None:
+    tuner = make_tuner(data, method=method)
+    names = {id(p): name for name, p in tuner.trainable.parameters().items()}
+    muon, adamw = ({names[id(p)] for g in groups for p in g["params"]} for groups in tuner._groups())
+    assert muon | adamw == set(names.values()) and not muon & adamw
+    assert {"change.mask_decoder.output_tokens.weight"} <= adamw
+    assert any(name.endswith("downs.0.weight") for name in muon)
+
+
 def test_validations_take_a_small_part_of_the_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuner = make_tuner(data, max_steps=40, validate_every=1)
     clock = {"now": 0.0, "validating": 0.0}
