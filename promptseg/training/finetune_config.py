@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-LEARNING_RATES = {"lora": 3e-3, "dora": 3e-3, "salt": 1e-3, "decoder": 3e-4, "full": 5e-4}
+LEARNING_RATES = {"lora": 3e-3, "dora": 3e-3, "salt": 1e-3, "decoder": 3e-4, "full": 2e-3}
 """Peak learning rate of each method, where none is given."""
 
 
