@@ -236,18 +236,13 @@ def parts_among(structures: Sequence[Structure]) -> dict[int, tuple[int, ...]]:
 def _is_part(part: TextQuery, whole: TextQuery) -> bool:
     if not (part.is_known and whole.is_known):
         return False
-    vocabulary = load_vocabulary()
     fits_side = whole.laterality in (NONE, BOTH) or whole.laterality == part.laterality
     fits_level = whole.level in (0, part.level)
     if part.term_id == whole.term_id:
         is_same = (part.laterality in (NONE, BOTH)) == (whole.laterality in (NONE, BOTH)) and part.level == whole.level
         return fits_side and fits_level and not is_same
-    site = vocabulary[part.term_id].site
-    chain = {term.id for term in vocabulary.ancestors(part.term_id)}
-    if site:
-        chain |= {site, *(term.id for term in vocabulary.ancestors(site))}
     may_be_there = fits_side or part.laterality in (NONE, BOTH)  # an anterior hippocampus, in the left hippocampus
-    return whole.term_id in chain and may_be_there and fits_level
+    return may_be_there and fits_level and whole.term_id in load_vocabulary().wholes(part.term_id)
 
 
 def _nearest(query: TextQuery, known: Sequence[Structure]) -> list[Structure]:

@@ -38,7 +38,8 @@ class Exclusion:
     def excludes(self, one: str, other: str) -> bool:
         """Whether no voxel is part of both terms, as far as is known; a term and its parts never exclude each other."""
         if (one, other) not in self._decided:
-            first, second = _with_wholes(one), _with_wholes(other)
+            vocabulary = load_bank().vocabulary
+            first, second = (one, *vocabulary.wholes(one)), (other, *vocabulary.wholes(other))
             is_part = one in second or other in first
             pairs = (frozenset((a, b)) for a in first for b in second if a not in second and b not in first)
             self._decided[one, other] = not is_part and any(pair in self._apart for pair in pairs)
@@ -63,13 +64,3 @@ class Exclusion:
             if values := tuple(sorted({value for values in excluding for value in values})):
                 found.append((Structure(*key, (), False), values))
         return found
-
-
-def _with_wholes(term_id: str) -> tuple[str, ...]:
-    """A term and all that it is part of; for a lesion, where it lies."""
-    vocabulary = load_bank().vocabulary
-    site = vocabulary[term_id].site
-    chain = [term_id, *(term.id for term in vocabulary.ancestors(term_id))]
-    if site:
-        chain += [site, *(term.id for term in vocabulary.ancestors(site))]
-    return tuple(chain)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .structures import Structure
 
 MIN_VOLUMES_LOOKED_AT = 200
+MAX_KEPT = 1024
+"""Volumes for which it is kept what their labels rule out, so that memory does not grow with the pool."""
 MIN_VOLUMES_THAT_SHOW = 2
 """Volumes that must label a structure for others to teach that they do not show it."""
 
@@ -67,6 +69,8 @@ class TrainingPool:
             self.__dict__["_exclusion"] = Exclusion(v.structures for v in self.some_volumes())
         name = volume.dataset, volume.case
         if name not in known:
+            if len(known) >= MAX_KEPT:
+                known.clear()
             known[name] = self.__dict__["_exclusion"].elsewhere(volume.structures, self._shown)
         return known[name]
 

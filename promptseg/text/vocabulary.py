@@ -152,6 +152,12 @@ class Vocabulary:
             parent = self._by_id[parent].parent
         return tuple(chain)
 
+    def wholes(self, term_id: str) -> tuple[str, ...]:
+        """Ids of all that a term is part of; for a lesion, of where it lies, too."""
+        starts = [term_id, *([site] if (site := self[term_id].site) else [])]
+        above = [term.id for start in starts for term in self.ancestors(start)]
+        return (*starts[1:], *above)
+
     def children(self, term_id: str) -> tuple[VocabularyTerm, ...]:
         """Terms whose parent this is."""
         self[term_id]

@@ -44,7 +44,8 @@ class PromptedTraining(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
-        model.image_encoder.requires_grad_(config.train_encoder)
+        if not config.train_encoder:
+            model.image_encoder.requires_grad_(False)
 
     def forward(
         self, batch: dict[str, Tensor], step: int, index: int = 0, clicks: int = 0
