@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 TISSUE = 1000
 """Label values from here on are tissue to paint, never an object: what is ignored, or has no term in the catalog."""
+MANY_VALUES = 100_000
+"""Labels of this value or more are sorted to be counted."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +150,16 @@ class CropGeometry:
     is_mirrored: bool = False
 
     def positions_mm(self) -> np.ndarray:
-        """(size, size, size, 3) float32 index-mm positions of the crop's voxels."""
-        offsets = (np.arange(self.size, dtype=np.float32) - (self.size - 1) / 2)[:, None]
-        columns = self.matrix_mm.astype(np.float32).T
-        axes = [offsets * columns[i] for i in range(3)]
-        grid = axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :]
-        grid = grid + self.centre_mm.astype(np.float32)
-        return grid if self.warp_mm is None else grid + self.warp_mm
+        """(size, size, size, 3) float32 index-mm positions of the crop's voxels; each axis is contiguous in memory."""
+        offsets = np.arange(self.size, dtype=np.float32) - (self.size - 1) / 2
+        matrix, centre = self.matrix_mm.astype(np.float32), self.centre_mm.astype(np.float32)
+        grid = np.empty((3, self.size, self.size, self.size), dtype=np.float32)
+        for plane, (first, second, third), middle in zip(grid, matrix, centre, strict=True):
+            face = (offsets * first)[:, None] + offsets * second
+            np.add(face[:, :, None], offsets * third, out=plane)
+            plane += middle
+        positions = np.moveaxis(grid, 0, -1)
+        return positions if self.warp_mm is None else positions + self.warp_mm
 
 
 def crop_image(volume: TrainingVolume, positions_mm: np.ndarray, spacing_mm: float) -> Tensor:
@@ -162,29 +168,91 @@ def crop_image(volume: TrainingVolume, positions_mm: np.ndarray, spacing_mm: flo
     for candidate in volume.levels[1:]:
         if candidate.spacing_mm.min() <= 1.2 * spacing_mm:
             level = candidate
-    vox = (positions_mm - level.offset_mm.astype(np.float32)) / level.spacing_mm.astype(np.float32)
-    low = np.floor(vox.min(axis=(0, 1, 2))).astype(int) - 1
-    high = np.ceil(vox.max(axis=(0, 1, 2))).astype(int) + 2
-    low = np.clip(low, 0, np.array(level.image.shape) - 1)
-    high = np.clip(high, low + 1, level.image.shape)
-    part = level.image[low[0] : high[0], low[1] : high[1], low[2] : high[2]].astype(np.float32) - OUTSIDE
-    extent = np.maximum(np.array(part.shape) - 1, 1).astype(np.float32)
-    grid = torch.from_numpy((vox - low.astype(np.float32)) / extent * 2 - 1)
+    grid = np.moveaxis(positions_mm, -1, 0)[::-1] - level.offset_mm[::-1, None, None, None].astype(np.float32)
+    box = []
+    for vox, spacing, side in zip(grid[::-1], level.spacing_mm.astype(np.float32), level.image.shape, strict=True):
+        vox /= spacing
+        low = min(max(int(np.floor(vox.min())) - 1, 0), side - 1)
+        high = min(max(int(np.ceil(vox.max())) + 2, low + 1), side)
+        box.append(slice(low, high))
+        vox -= low
+        vox /= max(high - low - 1, 1)
+        vox *= 2
+        vox -= 1
+    part = level.image[tuple(box)].astype(np.float32)
+    part -= OUTSIDE
     sampled = F.grid_sample(
-        torch.from_numpy(part)[None, None], grid[None, ..., [2, 1, 0]], padding_mode="zeros", align_corners=True
+        torch.from_numpy(part)[None, None],
+        torch.from_numpy(grid).permute(1, 2, 3, 0)[None],
+        padding_mode="zeros",
+        align_corners=True,
     )
-    return sampled[0, 0] + OUTSIDE
+    return sampled[0, 0].add_(OUTSIDE)
 
 
 def crop_labels(volume: TrainingVolume, positions_mm: np.ndarray) -> np.ndarray:
     """Nearest label values at positions, 0 outside: (D, H, W) int32."""
     assert volume.labels is not None
-    vox = np.rint(positions_mm / volume.spacing_mm.astype(np.float32)).astype(np.int32)
-    shape = np.array(volume.labels.shape, dtype=np.int32)
-    inside = ((vox >= 0) & (vox < shape)).all(axis=-1)
-    vox = np.clip(vox, 0, shape - 1)
-    values = volume.labels[vox[..., 0], vox[..., 1], vox[..., 2]].astype(np.int32)
-    return np.where(inside, values, 0)
+    shape = volume.labels.shape
+    inside = np.ones(positions_mm.shape[:-1], dtype=bool)
+    voxels = []
+    for axis, (spacing, side) in enumerate(zip(volume.spacing_mm.astype(np.float32), shape, strict=True)):
+        vox = positions_mm[..., axis] / spacing
+        np.rint(vox, out=vox)
+        inside &= vox >= 0
+        inside &= vox < side
+        voxels.append(np.clip(vox, 0, side - 1, out=vox).astype(np.intp))
+    if isinstance(volume.labels, np.ndarray) and volume.labels.flags.c_contiguous:
+        index = voxels[0]
+        for vox, side in zip(voxels[1:], shape[1:], strict=True):
+            index *= side
+            index += vox
+        values = volume.labels.reshape(-1)[index].astype(np.int32, copy=False)
+    else:
+        values = volume.labels[voxels[0], voxels[1], voxels[2]].astype(np.int32)
+    values *= inside
+    return values
+
+
+@dataclass(frozen=True)
+class CountedLabels:
+    """The labels of a crop, with how many voxels each value has.
+
+    Attributes:
+        values: (V,) ascending.
+        voxels: (V,) of each value.
+        numbers: (D, H, W) index into ``values`` of each voxel.
+    """
+
+    values: np.ndarray
+    voxels: np.ndarray
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, labels: np.ndarray) -> CountedLabels:
+        """Counts labels of any shape; without sorting them where all values are small."""
+        if labels.size and labels.min() >= 0 and labels.max() < MANY_VALUES:
+            indices = labels.astype(np.intp)
+            voxels = np.bincount(indices.reshape(-1))
+            values = np.flatnonzero(voxels)
+            table = np.zeros(len(voxels), dtype=np.intp)
+            table[values] = np.arange(len(values))
+            return cls(values, voxels[values], table[indices])
+        values, numbers, voxels = np.unique(labels, return_inverse=True, return_counts=True)
+        return cls(values, voxels, numbers.reshape(labels.shape))
+
+    def mask(self, values: Sequence[int]) -> np.ndarray:
+        """Voxels that have one of some values: (D, H, W) bool."""
+        return np.isin(self.values, values)[self.numbers]
+
+    def in_cells(self, size: int) -> np.ndarray:
+        """Voxels of each value in cells of ``size`` voxels along each axis: (D / size, H / size, W / size, V)."""
+        grid = tuple(n // size for n in self.numbers.shape)
+        cells = np.arange(np.prod(grid)).reshape(grid) * len(self.values)
+        for axis in range(3):
+            cells = cells.repeat(size, axis)
+        cells += self.numbers[tuple(slice(side) for side in cells.shape)]
+        return np.bincount(cells.reshape(-1), minlength=int(np.prod(grid)) * len(self.values)).reshape(*grid, -1)
 
 
 def random_rotation(rng: np.random.Generator, max_degrees: float) -> np.ndarray:

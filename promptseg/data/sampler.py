@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..preprocessing import PreprocessingConfig
-from .batch_synthesis import IMAGE_ONLY, PAINTED, REAL, SYNTHETIC, UNLABELLED, finish_batch
-from .crops import TISSUE, CropGeometry, TrainingVolume, crop_image, crop_labels, draw_geometry
+from .batch_synthesis import IMAGE_ONLY, PAINTED, REAL, SYNTHETIC, UNLABELLED, choose_objects, finish_batch
+from .crops import TISSUE, CountedLabels, CropGeometry, TrainingVolume, crop_image, crop_labels, draw_geometry
 from .pool import TrainingPool
 from .randomness import Randomness
 from .structures import Structure
+from .supervoxels import supervoxels
 from .synthesis import FIRST_BACKGROUND
 from .text_targets import Words, choose_named_targets, draw_names
 
@@ -133,12 +134,12 @@ class RawSample:
         }
 
 
-def choose_targets(labels: np.ndarray, primary: int, rng: np.random.Generator, config: SamplerConfig) -> np.ndarray:
+def choose_targets(labels: CountedLabels, primary: int, rng: np.random.Generator, config: SamplerConfig) -> np.ndarray:
     """Objects of a crop: (P, D, H, W) bool; the first holds the primary label where it is large enough."""
-    values, counts = np.unique(labels, return_counts=True)
-    usable = [int(v) for v, c in zip(values, counts, strict=True) if 0 < v < TISSUE and c >= config.min_object_voxels]
+    is_usable = (labels.values > 0) & (labels.values < TISSUE) & (labels.voxels >= config.min_object_voxels)
+    usable = labels.values[is_usable].tolist()
     if not usable:
-        return np.zeros((0, *labels.shape), dtype=bool)
+        return np.zeros((0, *labels.numbers.shape), dtype=bool)
     chosen, used = [], []
     for number in range(config.objects_per_crop):
         fresh = [v for v in usable if v not in used] or usable
@@ -148,7 +149,7 @@ def choose_targets(labels: np.ndarray, primary: int, rng: np.random.Generator, c
         if len(usable) > 1 and rng.random() < config.merge_share:
             extra = rng.permutation([v for v in usable if v != value])
             members += list(extra[: int(rng.integers(1, min(len(usable), 6)))])
-        chosen.append(np.isin(labels, members))
+        chosen.append(labels.mask(members))
     return np.stack(chosen)
 
 
@@ -201,6 +202,16 @@ def _finish_alone(
     return finish_batch(batch, Randomness((*key, 1)), config, preprocessing)
 
 
+def _divided(raw: RawSample, key: tuple[int, int, int], config: SamplerConfig) -> dict[str, Tensor]:
+    """A raw sample's tensors, its supervoxels chosen: they are merged on the host, which would make a GPU wait."""
+    tensors = raw.tensors()
+    if raw.kind != UNLABELLED:
+        return tensors
+    randomness = Randomness((*key, 1))
+    targets = choose_objects(supervoxels(raw.image, randomness), randomness, config)[0]
+    return {**tensors, "targets": targets, "kind": torch.tensor(REAL)}
+
+
 def _blank(rng: np.random.Generator, config: SamplerConfig) -> RawSample:
     """A sample that is drawn from nothing later on."""
     grid = (config.crop_size,) * 3
@@ -242,14 +253,14 @@ def _draw_labelled(
     rng = randomness.host
     geometry = draw_geometry(volume, value, randomness, config)
     positions = geometry.positions_mm()
-    labels = crop_labels(volume, positions)
+    values = crop_labels(volume, positions)
     is_painted = not volume.levels or rng.random() < config.painted_share
     structures = pool.askable(volume) if geometry.is_upright else ()
     elsewhere = pool.elsewhere(volume) if structures else ()
     if is_painted and rng.random() < config.recombined_share:
-        labels = _recombine(labels, pool, randomness, config)
+        values = _recombine(values, pool, randomness, config)
         structures = elsewhere = ()  # the guests' values and names are not the volume's
-    named = None
+    labels, named = CountedLabels.of(values), None
     if structures and rng.random() < config.text_share:
         named = choose_named_targets(
             labels,
@@ -265,7 +276,7 @@ def _draw_labelled(
     if not len(targets):
         return None
     spacing = np.linalg.norm(geometry.matrix_mm, axis=0)
-    image = torch.zeros(labels.shape) if is_painted else crop_image(volume, positions, float(spacing.mean()))
+    image = torch.zeros(values.shape) if is_painted else crop_image(volume, positions, float(spacing.mean()))
     return RawSample(
         image[None],
         number_labels(labels),
@@ -279,7 +290,7 @@ def _draw_labelled(
 
 
 def _draw_names(
-    labels: np.ndarray,
+    labels: CountedLabels,
     structures: Sequence[Structure],
     is_mirrored: bool,
     rng: np.random.Generator,
@@ -293,7 +304,7 @@ def _draw_names(
 
 
 def _no_names(rng: np.random.Generator, config: SamplerConfig) -> dict[str, Tensor]:
-    return _draw_names(np.zeros((config.crop_size,) * 3, dtype=np.uint8), (), False, rng, config)
+    return _draw_names(CountedLabels.of(np.zeros((config.crop_size,) * 3, dtype=np.uint8)), (), False, rng, config)
 
 
 def _recombine(labels: np.ndarray, pool: TrainingPool, randomness: Randomness, config: SamplerConfig) -> np.ndarray:
@@ -303,7 +314,8 @@ def _recombine(labels: np.ndarray, pool: TrainingPool, randomness: Randomness, c
         return labels
     guests: CropGeometry = draw_geometry(other, value, randomness, config)
     found = crop_labels(other, guests.positions_mm())
-    values = np.unique(found[(found > 0) & (found < TISSUE)])
+    values = CountedLabels.of(found).values
+    values = values[(values > 0) & (values < TISSUE)]
     if not len(values):
         return labels
     taken = randomness.host.choice(values, size=min(len(values), int(randomness.host.integers(1, 4))), replace=False)
@@ -313,11 +325,11 @@ def _recombine(labels: np.ndarray, pool: TrainingPool, randomness: Randomness, c
     return joined
 
 
-def number_labels(labels: np.ndarray) -> Tensor:
+def number_labels(labels: CountedLabels) -> Tensor:
     """Label values as small numbers, 0 staying 0: (D, H, W) uint8 below :data:`FIRST_BACKGROUND`."""
-    values, index = np.unique(labels, return_inverse=True)
-    index = index.reshape(labels.shape) + (0 if len(values) and values[0] == 0 else 1)
-    return torch.from_numpy(np.where(index > 0, (index - 1) % (FIRST_BACKGROUND - 1) + 1, 0).astype(np.uint8))
+    order = np.arange(len(labels.values)) + (0 if labels.values[0] == 0 else 1)
+    small = np.where(order > 0, (order - 1) % (FIRST_BACKGROUND - 1) + 1, 0).astype(np.uint8)
+    return torch.from_numpy(small[labels.numbers])
 
 
 class SampleStream(Dataset[dict[str, Tensor]]):
@@ -377,5 +389,5 @@ class SampleStream(Dataset[dict[str, Tensor]]):
                 alone = _finish_alone(raw, (self.seed, step, index), config, self.preprocessing)
                 samples.append({k: v[0] for k, v in alone.items()})
             else:
-                samples.append(raw.tensors())
+                samples.append(_divided(raw, (self.seed, step, index), config))
         return {k: torch.stack([s[k] for s in samples]) for k in samples[0]}

@@ -25,8 +25,6 @@ RECORD, IMAGE, LABEL = "case.json", "image.b2nd", "label.b2nd"
 FOREGROUND, INTENSITY = "foreground.npy", "intensity.npy"
 LABEL_COLUMNS = ("value", "voxels", "low_i", "low_j", "low_k", "high_i", "high_j", "high_k", "samples", "samples_stop")
 """What the numbers of a label are in a record: box half-open in canonical voxels, samples as rows of the foreground."""
-MANY_LABELS = 100_000
-"""Label values above this are sorted instead of listed from 1 on."""
 
 
 @dataclass(frozen=True)
@@ -224,36 +222,46 @@ def index_labels(labels: np.ndarray, key: str, samples: int) -> tuple[list[list[
     Returns:
         One row of :data:`LABEL_COLUMNS` per value but 0, ascending; and (V, 3) int32 sampled voxels.
     """
-    from scipy.ndimage import find_objects
-
-    values, positive = _numbered(labels)
+    box = _foreground_box(labels)
+    part = np.ascontiguousarray(labels[box])
+    where = np.flatnonzero(part)
+    found = part.reshape(-1)[where]
+    order = np.argsort(_small(found), kind="stable")
+    where, found = where[order], found[order]
+    starts = np.flatnonzero(np.diff(found, prepend=found[:1] - 1))
+    corner = np.array([side.start for side in box])
     entries: list[list[int]] = []
     rows: list[np.ndarray] = []
     first = 0
-    for index, box in enumerate(find_objects(positive), 1):
-        value = index if values is None else int(values[index - 1])
-        if box is None or value == 0:
-            continue
-        inside = np.flatnonzero(labels[box] == value)
-        low = np.array([side.start for side in box])
+    for inside in np.split(where, starts[1:]) if len(where) else ():
+        value = int(part.flat[inside[0]])
         seed = hashlib.blake2b(f"{key}/{value}".encode(), digest_size=8).digest()
         rng = np.random.default_rng(int.from_bytes(seed, "big"))
         chosen = np.sort(rng.choice(inside, min(samples, len(inside)), replace=False))
-        shape = tuple(side.stop - side.start for side in box)
-        rows.append(np.stack(np.unravel_index(chosen, shape), axis=1) + low)
-        high = [side.stop for side in box]
-        entries.append([value, len(inside), *low.tolist(), *high, first, first + len(chosen)])
+        rows.append(np.stack(np.unravel_index(chosen, part.shape), axis=1) + corner)
+        axes = np.unravel_index(inside, part.shape)
+        low = [int(axis.min()) for axis in axes] + corner
+        high = [int(axis.max()) + 1 for axis in axes] + corner
+        entries.append([value, len(inside), *low.tolist(), *high.tolist(), first, first + len(chosen)])
         first += len(chosen)
     voxels = np.concatenate(rows) if rows else np.zeros((0, 3))
     return entries, voxels.astype(np.int32)
 
 
-def _numbered(labels: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """Labels without negative and huge values, and what 1, 2, 3... stand for (None: themselves)."""
-    if int(labels.min()) >= 0 and int(labels.max()) <= MANY_LABELS:
-        return None, labels
-    values, numbers = np.unique(labels, return_inverse=True)
-    return values, numbers.reshape(labels.shape) + 1
+def _foreground_box(labels: np.ndarray) -> tuple[slice, ...]:
+    """The box of all voxels but 0; empty where there are none."""
+    is_foreground = labels != 0
+    sides = []
+    for axis in range(3):
+        along = np.flatnonzero(is_foreground.any(axis=tuple(a for a in range(3) if a != axis)))
+        sides.append(slice(int(along[0]), int(along[-1]) + 1) if len(along) else slice(0, 0))
+    return tuple(sides)
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+    """Values in the type that sorts fastest: 16 bits, where they fit."""
+    is_small = len(values) and values.min() >= 0 and values.max() < 2**16
+    return values.astype(np.uint16) if is_small else values
 
 
 def intensity_statistics(array: np.ndarray, max_samples: int = 1_000_000) -> dict[str, Any]:

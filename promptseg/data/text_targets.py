@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..models.word_head import WORD_STRIDE
 from ..text import load_bank
+from .crops import CountedLabels
 from .structures import Structure
 
 UNKNOWN = -1.0
@@ -61,11 +62,11 @@ class Words:
 
 
 def _shown_and_hidden(
-    labels: np.ndarray, structures: Sequence[Structure], min_voxels: int
+    labels: CountedLabels, structures: Sequence[Structure], min_voxels: int
 ) -> tuple[list[Structure], list[Structure]]:
     """Structures of which a crop shows at least ``min_voxels``, and those of which it certainly shows nothing."""
-    counts = np.bincount(labels.reshape(-1)) if structures else np.zeros(0, dtype=int)
-    sizes = [int(sum(counts[v] for v in s.values if v < len(counts))) for s in structures]
+    voxels = dict(zip(labels.values.tolist(), labels.voxels.tolist(), strict=True))
+    sizes = [sum(voxels.get(v, 0) for v in s.values) for s in structures]
     pairs = list(zip(structures, sizes, strict=True))
     return [s for s, n in pairs if n >= min_voxels], [s for s, n in pairs if n == 0 and s.is_exhaustive]
 
@@ -83,9 +84,18 @@ def cell_share(masks: Tensor) -> Tensor:
         (..., D/8, H/8, W/8) float32; all 0 where there is nothing.
     """
     flat = masks.reshape(-1, 1, *masks.shape[-3:]).float()
-    share = F.avg_pool3d(flat, WORD_STRIDE)
-    share = share / share.amax(dim=(2, 3, 4), keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)
+    share = _of_densest(F.avg_pool3d(flat, WORD_STRIDE))
     return share.reshape(*masks.shape[:-3], *share.shape[-3:])
+
+
+def _of_densest(share: Tensor) -> Tensor:
+    return share / share.amax(dim=(-3, -2, -1), keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)
+
+
+def _shares(labels: CountedLabels, cells: Tensor, groups: Sequence[tuple[int, ...]]) -> Tensor:
+    """Share of each cell that has one of the values of each group: (G, D/8, H/8, W/8) float32."""
+    members = np.array([np.isin(labels.values, values) for values in groups]).reshape(-1, len(labels.values))
+    return torch.einsum("dhwv,gv->gdhw", cells, torch.from_numpy(members).float()) / WORD_STRIDE**3
 
 
 def _pairs_together(structures: Sequence[Structure], rng: np.random.Generator) -> list[Structure]:
@@ -97,27 +107,30 @@ def _pairs_together(structures: Sequence[Structure], rng: np.random.Generator) -
 
 
 def _draw_excluded(
-    labels: np.ndarray, elsewhere: Sequence[tuple[Structure, tuple[int, ...]]], rng: np.random.Generator, count: int
+    labels: CountedLabels,
+    cells: Tensor,
+    elsewhere: Sequence[tuple[Structure, tuple[int, ...]]],
+    rng: np.random.Generator,
+    count: int,
 ) -> list[tuple[Structure, Tensor]]:
     """Up to ``count`` structures that a crop's labels rule out somewhere, with the cells (D/8, H/8, W/8) bool where."""
     found: list[tuple[Structure, Tensor]] = []
-    cells: dict[tuple[int, ...], Tensor] = {}
-    present = set(np.unique(labels).tolist()) if elsewhere else set()
+    ruled_out: dict[tuple[int, ...], Tensor] = {}
+    present = set(labels.values.tolist())
     possible = [(s, here) for s, values in elsewhere if (here := tuple(v for v in values if v in present))]
     for i in rng.permutation(len(possible)):
         if len(found) == count:
             break
         structure, values = possible[i]
-        if values not in cells:
-            mask = torch.from_numpy(np.isin(labels, values))[None, None].float()
-            cells[values] = F.avg_pool3d(mask, WORD_STRIDE)[0, 0] >= MIN_LABELLED
-        if bool(cells[values].any()):
-            found.append((structure, cells[values]))
+        if values not in ruled_out:
+            ruled_out[values] = _shares(labels, cells, [values])[0] >= MIN_LABELLED
+        if bool(ruled_out[values].any()):
+            found.append((structure, ruled_out[values]))
     return found
 
 
 def draw_names(
-    labels: np.ndarray,
+    labels: CountedLabels,
     structures: Sequence[Structure],
     is_mirrored: bool,
     rng: np.random.Generator,
@@ -130,7 +143,7 @@ def draw_names(
     Of a pair, left and right are asked for together.
 
     Args:
-        labels: (D, H, W) values of an upright crop; none for a crop without names.
+        labels: of an upright crop; none for a crop without names.
         structures: of the volume.
         is_mirrored: left and right of the volume are swapped in the crop.
         rng: source of randomness.
@@ -143,32 +156,41 @@ def draw_names(
         The tensors of :class:`Words` for K names as ``name_text`` and so on, and ``name_share`` (K, D/8, H/8, W/8), see
         :func:`cell_share`; -1 where that is unknown.
     """
+    words = Words.none(count).tensors()
+    share = torch.zeros(count, *(n // WORD_STRIDE for n in labels.numbers.shape))
+    if structures or elsewhere:
+        chosen, shares = _draw_asked(labels, structures, rng, count, min_voxels, elsewhere)
+        if chosen:
+            drawn = Words.draw([s.mirrored() if is_mirrored else s for s in chosen], rng).tensors()
+            for name, tensor in words.items():
+                tensor[: len(chosen)] = drawn[name]
+            share[: len(chosen)] = shares
+    return {f"name_{name.removeprefix('text_')}": tensor for name, tensor in words.items()} | {"name_share": share}
+
+
+def _draw_asked(
+    labels: CountedLabels,
+    structures: Sequence[Structure],
+    rng: np.random.Generator,
+    count: int,
+    min_voxels: int,
+    elsewhere: Sequence[tuple[Structure, tuple[int, ...]]],
+) -> tuple[list[Structure], Tensor]:
+    """Up to ``count`` structures, and what share of each cell is theirs."""
+    cells = torch.from_numpy(labels.in_cells(WORD_STRIDE)).float()
     shown, hidden = _shown_and_hidden(labels, structures, min_voxels)
-    excluded = _draw_excluded(labels, elsewhere, rng, int(EXCLUDED_SHARE * count))
+    excluded = _draw_excluded(labels, cells, elsewhere, rng, int(EXCLUDED_SHARE * count))
     room = count - len(excluded)
     most = max(room - len(hidden), -(-2 * room // 3))
     chosen = _pairs_together(shown, rng)[:most]
     chosen += [hidden[i] for i in rng.permutation(len(hidden))[: room - len(chosen)]]
-    chosen += [structure for structure, _ in excluded]
-    grid = tuple(n // WORD_STRIDE for n in labels.shape)
-    share = torch.zeros(count, *grid)
-    words = Words.none(count)
-    if chosen:
-        drawn = Words.draw([s.mirrored() if is_mirrored else s for s in chosen], rng).tensors()
-        for name, tensor in words.tensors().items():
-            tensor[: len(chosen)] = drawn[name]
-    first = len(chosen) - len(excluded)
-    for number, structure in enumerate(chosen[:first]):
-        share[number] = cell_share(torch.from_numpy(np.isin(labels, structure.values)))
-    for number, (_, is_ruled_out) in enumerate(excluded, first):
-        share[number] = torch.where(is_ruled_out, 0.0, UNKNOWN)
-    return {f"name_{name.removeprefix('text_')}": tensor for name, tensor in words.tensors().items()} | {
-        "name_share": share
-    }
+    shares = _of_densest(_shares(labels, cells, [structure.values for structure in chosen]))
+    unknown = [torch.where(is_ruled_out, 0.0, UNKNOWN) for _, is_ruled_out in excluded]
+    return chosen + [structure for structure, _ in excluded], torch.cat([shares, *(u[None] for u in unknown)])
 
 
 def choose_named_targets(
-    labels: np.ndarray,
+    labels: CountedLabels,
     primary: int,
     structures: Sequence[Structure],
     is_mirrored: bool,
@@ -180,7 +202,7 @@ def choose_named_targets(
     """Draws objects with names.
 
     Args:
-        labels: (D, H, W) values of an upright crop.
+        labels: of an upright crop.
         primary: value that the first object shall have a part of.
         structures: of the volume.
         is_mirrored: left and right of the volume are swapped in the crop.
@@ -201,5 +223,5 @@ def choose_named_targets(
         takes_hidden = bool(hidden) and rng.random() < absent_share
         candidates = hidden if takes_hidden else [s for s in shown if s not in chosen] or hidden or shown
         chosen.append(candidates[int(rng.integers(len(candidates)))])
-    targets = np.stack([np.isin(labels, s.values) for s in chosen])
+    targets = np.stack([labels.mask(s.values) for s in chosen])
     return targets, Words.draw([s.mirrored() if is_mirrored else s for s in chosen], rng)

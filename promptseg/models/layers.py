@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+SAFE_WITH_MASKS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""All but cuDNN's, which torch 2.11 and later prefer on an H100: with a mask, its gradients can be NaN.
+
+Source: https://github.com/pytorch/pytorch/issues/196678.
+"""
 
 
 def space_to_depth(x: Tensor) -> Tensor:
@@ -145,7 +154,9 @@ class Attention(nn.Module):
             for layer, x in ((self.query, query), (self.key, key), (self.value, value))
         )
         mask = None if key_is_present is None else key_is_present[:, None, None, :]  # (B, 1, 1, M)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        is_at_risk = mask is not None and q.is_cuda and torch.is_grad_enabled()
+        with sdpa_kernel(SAFE_WITH_MASKS) if is_at_risk else nullcontext():
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(rearrange(out, "b h n c -> b n (h c)"))
 
 

@@ -180,6 +180,10 @@ class MaskDecoder(nn.Module):
         for weights in self.mask_weights:
             assert isinstance(weights, Mlp)
             nn.init.constant_(weights.fc2.bias[-1:], -2.0)
+        with torch.no_grad():
+            for tensor in (self.mask_features.weight, self.mask_features.bias):
+                cells = tensor.view(8, -1)
+                cells.copy_(cells[:1].expand_as(cells))
 
     def _prompted_pyramid(
         self, embedding: ImageEmbedding, dense: Tensor, evidence: tuple[Tensor, Tensor] | None

@@ -83,7 +83,9 @@ class PretrainConfig:
     decay_start: int = 3000
     """Step from which the learning rate falls to zero at ``max_steps``, along half a cosine."""
     learning_rate: float = 6e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``muon``: matrices and kernels by Muon, whose updates are as long as AdamW's; the rest by AdamW. Not sharded."""
     weight_decay: float = 0.02
     """Decoupled weight decay, not applied to biases, norms and embeddings."""
     layer_decay: float = 1.0
@@ -113,7 +115,8 @@ class PretrainConfig:
     log_every: int = 20
     """Steps between lines of ``metrics.jsonl``."""
     max_nonfinite_steps: int = 20
-    """Steps with a non-finite loss or gradient, skipped and counted, after which the run stops."""
+    """Steps with a non-finite loss or gradient are skipped and counted; after more than so many, of ten times as many
+    steps, the run stops."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "round_probabilities", tuple(float(p) for p in self.round_probabilities))
@@ -143,6 +146,7 @@ class PretrainConfig:
             ("stage", ("prompted", "mae", "words")),
             ("device", ("auto", "cpu", "cuda")),
             ("parallel", ("ddp", "fsdp")),
+            ("optimizer", ("adamw", "muon")),
             ("synthesis_on", ("loader", "device")),
         ):
             if getattr(self, name) not in allowed:
@@ -161,6 +165,11 @@ class PretrainConfig:
             raise ValueError(
                 f"train_encoder=False with stage={self.stage!r} and init_from={self.init_from!r}: expected the stage "
                 "prompted, and weights whose encoder is to be kept"
+            )
+        if self.optimizer == "muon" and (self.parallel != "ddp" or self.weight_decay <= 0):
+            raise ValueError(
+                f"optimizer='muon' with parallel={self.parallel!r} and weight_decay={self.weight_decay}: expected "
+                "'ddp', as it needs whole matrices, and more than 0, as it takes those that decay"
             )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay={self.layer_decay}: expected more than 0, at most 1")

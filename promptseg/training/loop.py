@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from .optimisation import (
     clip_gradients,
     learning_rate,
     make_optimizer,
+    nonfinite_gradients,
     optimizer_tensors,
     set_learning_rate,
 )
@@ -37,6 +38,8 @@ from .validation import Validator
 logger = logging.getLogger(__name__)
 CHECKPOINTS_NAME, WEIGHTS_NAME = "checkpoints", "weights"
 _EARLIER_CHECKPOINT = "checkpoint.pt"
+NONFINITE_WINDOW = 10
+"""Steps, in multiples of ``max_nonfinite_steps``, among which those that are not finite are counted."""
 
 
 class Trainer:
@@ -66,6 +69,7 @@ class Trainer:
         self.is_fast_in_bf16 = config.bf16 and preferred_dtype(self.process.device) == torch.bfloat16
         self.step = 0
         self.nonfinite_steps = 0
+        self._recent: list[int] = []
         self.stop_requested = False
 
     # Checkpoints
@@ -118,31 +122,48 @@ class Trainer:
 
     # Steps
 
-    def train_step(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
+    def train_step(
+        self, batches: list[dict[str, Tensor]], meanwhile: Callable[[], None] | None = None
+    ) -> dict[str, float]:
         """One optimiser step over ``accumulation`` micro-batches; a non-finite one is skipped and counted.
+
+        Args:
+            batches: as the stage prepared them.
+            meanwhile: what the host does while a GPU computes the gradients.
 
         Raises:
             RuntimeError: after more than ``max_nonfinite_steps`` of those; the batches are saved.
         """
-        config, process = self.config, self.process
-        rate = learning_rate(config, self.step)
-        set_learning_rate(self.optimizer, rate)
+        sums = self._gradients(batches)
+        if meanwhile:
+            meanwhile()
+        return self._finish_step(batches, sums)
+
+    def _gradients(self, batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Sums of what was measured over the micro-batches, whose gradients are left in the weights.
+
+        On a GPU nothing has been computed yet when this returns.
+        """
+        process = self.process
         self.optimizer.zero_grad(set_to_none=True)
         # Crops per step = batch_size * accumulation * world_size, such as 4 * 2 * 8 = 64. Each backward averages over
         # batch_size crops and, when it syncs, over the processes; dividing by the number of micro-steps makes the sum
         # of their gradients the mean over all crops.
         sums: dict[str, Tensor] = {}
-        prepared = []
         for micro, batch in enumerate(batches):
             index = micro * process.world_size + process.rank
             with gradient_sync(self.wrapped, enabled=micro + 1 == len(batches)):
-                batch = self.stage.prepare(batch, self.step, index)
-                prepared.append(batch)
                 with torch.autocast(process.device.type, torch.bfloat16, enabled=self.is_fast_in_bf16):
                     loss, measured = self.wrapped(batch, self.step, index)
                 (loss / len(batches)).backward()
             for name, value in {"loss": loss, **measured}.items():
                 sums[name] = sums.get(name, 0) + value.detach().float()
+        return sums
+
+    def _finish_step(self, batches: list[dict[str, Tensor]], sums: dict[str, Tensor]) -> dict[str, float]:
+        config, process = self.config, self.process
+        rate = learning_rate(config, self.step)
+        set_learning_rate(self.optimizer, rate)
         norm = clip_gradients(self.model, config.clip_norm)
         share = len(batches) * process.world_size
         means = {k: v / share for k, v in sum_over_ranks({k: float(v) for k, v in sums.items()}).items()}
@@ -150,19 +171,22 @@ class Trainer:
             self.optimizer.step()
             self.average.update(self.step)
         else:
-            self._skip(prepared)
+            self._skip(batches)
         self.step += 1
         return {**means, "lr": rate, "norm": norm}
 
     def _skip(self, batches: list[dict[str, Tensor]]) -> None:
-        self.nonfinite_steps += 1
-        logger.warning("step %d: loss or gradient is not finite; skipped", self.step)
-        if self.nonfinite_steps > self.config.max_nonfinite_steps:
+        most, self.nonfinite_steps = self.config.max_nonfinite_steps, self.nonfinite_steps + 1
+        bad = nonfinite_gradients(self.model)
+        where = f"gradients of {len(bad)} weights, such as {bad[0]}" if bad else "the loss alone"
+        logger.warning("step %d: loss or gradient is not finite (%s); skipped", self.step, where)
+        self._recent = [step for step in self._recent if step > self.step - NONFINITE_WINDOW * most] + [self.step]
+        if len(self._recent) > most:
             path = self.out_dir / f"nonfinite_batch_{self.process.rank}.pt"
             torch.save({"step": self.step, "batches": batches}, path)
             raise RuntimeError(
-                f"more than {self.config.max_nonfinite_steps} steps with a loss or gradient that is not finite; the "
-                f"last batch is in {path}; lower the learning rate, or look at the batch"
+                f"more than {most} of {NONFINITE_WINDOW * most} steps with a loss or gradient that is not finite "
+                f"({where}); the last batch is in {path}; lower the learning rate, or look at the batch"
             )
 
     def validate(self, validator: Validator) -> dict[str, float]:
@@ -184,13 +208,17 @@ class Trainer:
         started = last_save = time.monotonic()
         waited = 0.0
         self.wrapped.train()
-        with self._stopping_on_signals():
-            steps = self._steps()
-            while self.step < config.max_steps:
+        with self._stopping_on_signals(), contextlib.closing(self._steps()) as steps:
+            ready = list(islice(steps, 1))
+
+            def fetch() -> None:
+                nonlocal waited
                 fetching = time.monotonic()
-                batches = next(steps)
+                ready.extend(islice(steps, 1))
                 waited += time.monotonic() - fetching
-                for name, value in self.train_step(batches).items():
+
+            while self.step < config.max_steps:
+                for name, value in self.train_step(ready.pop(), fetch).items():
                     pending.setdefault(name, []).append(value)
                 if self.step % config.log_every == 0 or self.step == config.max_steps:
                     seconds = time.monotonic() - started
@@ -217,9 +245,11 @@ class Trainer:
         if log:
             log.close()
 
-    def _steps(self) -> Iterator[list[dict[str, Tensor]]]:
-        """Micro-batches of each step left. A sample is a function of its number, so the step is the data's state."""
-        config = self.config
+    def _steps(self) -> Generator[list[dict[str, Tensor]]]:
+        """Prepared micro-batches of each step left. A sample is a function of its number, so the step is the data's
+        state.
+        """
+        config, process = self.config, self.process
         micro_steps = config.accumulation
         loader = DataLoader(
             self.stage.stream,
@@ -227,11 +257,18 @@ class Trainer:
             sampler=range(self.step * micro_steps, config.max_steps * micro_steps),
             num_workers=config.num_workers,
             worker_init_fn=_leave_signals_to_the_trainer,
-            pin_memory=self.process.device.type == "cuda",
+            pin_memory=process.device.type == "cuda",
         )
         batches = iter(loader)
-        while group := list(islice(batches, micro_steps)):
-            yield group
+        try:
+            for step in range(self.step, config.max_steps):
+                yield [
+                    self.stage.prepare(batch, step, micro * process.world_size + process.rank)
+                    for micro, batch in enumerate(islice(batches, micro_steps))
+                ]
+        finally:
+            # An error's traceback keeps the iterator, and an exiting process waits for workers that ignore signals.
+            getattr(batches, "_shutdown_workers", lambda: None)()
 
     @contextlib.contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:

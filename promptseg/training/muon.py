@@ -17,25 +17,25 @@ ADAM_RMS = 0.2
 """Root mean square of AdamW's updates relative to its learning rate; Muon's are scaled to it, so that rates agree."""
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """A matrix (M, N) with the same singular vectors, whose singular values are all about 1 (0.7 to 1.2).
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Matrices (..., M, N) with the same singular vectors, whose singular values are all about 1 (0.7 to 1.2).
 
     Each step of the iteration multiplies by a polynomial of the small Gram matrix. All of these commute, so they are
     multiplied with each other first, and with the wide matrix once.
     """
-    is_tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if is_tall else matrix
-    x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if is_tall else matrices
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     a, b, c = NEWTON_SCHULZ
-    gram = x @ x.T
-    steps = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    gram = x @ x.mT
+    steps = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     for _ in range(NUM_ITERATIONS):
-        step = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        step.diagonal().add_(a)
+        step = b * gram + c * (gram @ gram)
+        step.diagonal(dim1=-2, dim2=-1).add_(a)
         steps = step @ steps
         gram = step @ gram @ step
     x = steps @ x
-    return x.T if is_tall else x
+    return x.mT if is_tall else x
 
 
 class Muon(Optimizer):
@@ -59,23 +59,29 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Moves every parameter that has a gradient."""
+        """Moves every parameter that has a gradient; those of one shape together, so that a GPU has few kernels."""
         for group in self.param_groups:
+            alike: dict[tuple[int, int], list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, group)
+                    alike.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)
+            for parameters in alike.values():
+                self._move(parameters, group)
 
-    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        assert parameter.grad is not None
-        state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-        ahead = parameter.grad.lerp(state["momentum"], group["momentum"])
-        flat = ahead.reshape(len(ahead), -1).float()
-        update = orthogonalise(flat).reshape(parameter.shape).to(parameter.dtype)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * ADAM_RMS * math.sqrt(max(flat.shape)))
+    def _move(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        ahead = []
+        for parameter in parameters:
+            state, gradient = self.state[parameter], parameter.grad
+            assert gradient is not None
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["momentum"].lerp_(gradient, 1 - group["momentum"])
+            ahead.append(gradient.lerp(state["momentum"], group["momentum"]).reshape(len(parameter), -1).float())
+        updates = orthogonalise(torch.stack(ahead))
+        length = group["lr"] * ADAM_RMS * math.sqrt(max(updates.shape[1:]))
+        for parameter, update in zip(parameters, updates, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update.reshape(parameter.shape).to(parameter.dtype), alpha=-length)
 
 
 class MuonAndAdamW:
@@ -85,25 +91,28 @@ class MuonAndAdamW:
         for_muon: groups with ``lr`` and ``weight_decay``; may be empty.
         others: the same.
         betas: of AdamW.
+
+    Attributes:
+        parts: the optimisers, those that have parameters.
     """
 
     def __init__(
         self, for_muon: list[dict[str, Any]], others: list[dict[str, Any]], betas: tuple[float, float]
     ) -> None:
-        self._parts: list[Optimizer] = [Muon(for_muon)] if for_muon else []
-        self._parts += [AdamW(others, betas=betas, fused=True)] if others else []
+        self.parts: list[Optimizer] = [Muon(for_muon)] if for_muon else []
+        self.parts += [AdamW(others, betas=betas, fused=True)] if others else []
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """Of both."""
-        return [group for part in self._parts for group in part.param_groups]
+        return [group for part in self.parts for group in part.param_groups]
 
-    def zero_grad(self) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients."""
-        for part in self._parts:
-            part.zero_grad(set_to_none=True)
+        for part in self.parts:
+            part.zero_grad(set_to_none)
 
     def step(self) -> None:
         """Moves the parameters."""
-        for part in self._parts:
+        for part in self.parts:
             part.step()

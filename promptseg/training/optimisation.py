@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .distributed import local_part, whole
+from .muon import Muon, MuonAndAdamW
 
 if TYPE_CHECKING:
     from .config import PretrainConfig
 
+ADAM_BETAS = (0.9, 0.98)
 _BLOCK = re.compile(r"(?:^|\.)image_encoder\.blocks\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)image_encoder\.(stem|downs|stages|patch_norm|patch_embed|position_code)\b")
 
@@ -75,39 +77,60 @@ def parameter_groups(
     ]
 
 
-def make_optimizer(model: nn.Module, config: PretrainConfig) -> torch.optim.AdamW:
-    """AdamW with one kernel for all parameters."""
+def make_optimizer(model: nn.Module, config: PretrainConfig) -> torch.optim.AdamW | MuonAndAdamW:
+    """AdamW with one kernel for all parameters; or, with ``optimizer: muon``, Muon for those that decay."""
     groups = parameter_groups(model, config.weight_decay, config.layer_decay, config.model.depth)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=ADAM_BETAS, fused=True)
+    groups = [{**group, "lr": config.learning_rate} for group in groups]
+    decayed, others = ([g for g in groups if (g["weight_decay"] > 0) is wanted] for wanted in (True, False))
+    return MuonAndAdamW(decayed, others, ADAM_BETAS)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer | MuonAndAdamW, rate: float) -> None:
     """Sets the rate of each group to its share."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """Scales the gradients to a norm of at most ``max_norm``, over all processes' shares; returns the norm before."""
-    norm = nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], max_norm)
-    return float(whole(norm))
+    """Scales the gradients to a norm of at most ``max_norm``, over all processes' shares; returns the norm before.
+
+    Gradients whose norm is not finite stay as they are.
+    """
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    before = float(whole(norm))
+    if math.isfinite(before):
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return before
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, dict[str, Tensor]]:
-    """AdamW's moments by parameter name, by reference; those not made yet are made as its first step would.
+def nonfinite_gradients(model: nn.Module) -> list[str]:
+    """Names of the weights whose gradient, or this process's share of it, has a NaN or an infinity."""
+    return [n for n, p in model.named_parameters() if p.grad is not None and not local_part(p.grad).isfinite().all()]
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW | MuonAndAdamW) -> dict[str, dict[str, Tensor]]:
+    """Moments by parameter name, by reference; those not made yet are made as the first step would.
 
     Rates and decay are not among them: the configuration of the run that resumes sets those.
     """
+    parts = optimizer.parts if isinstance(optimizer, MuonAndAdamW) else [optimizer]
+    owners = {id(p): part for part in parts for group in part.param_groups for p in group["params"]}
     named: dict[str, dict[str, Tensor]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        state = optimizer.state[parameter]
+        owner = owners[id(parameter)]
+        moments = ("momentum",) if isinstance(owner, Muon) else ("exp_avg", "exp_avg_sq")
+        state = owner.state[parameter]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        named[name] = {k: state[k] for k in ("step", "exp_avg", "exp_avg_sq")}
+            if not isinstance(owner, Muon):
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            for moment in moments:
+                state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        named[name] = {k: state[k] for k in ("step", *moments) if k in state}
     return named
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptseg.data.crops import TrainingVolume, index_objects
+from promptseg.data.crops import CountedLabels, TrainingVolume, index_objects
 from promptseg.data.exclusion import Exclusion
 from promptseg.data.pool import TrainingPool
 from promptseg.data.structures import structures_of
@@ -65,13 +65,13 @@ def test_ruled_out_names_are_asked_for_where_the_labels_are_and_nowhere_else():
     pool = TrainingPool({"heads": heads, "crops": [crop]}, {"heads": 0.5, "crops": 0.5})
     assert crop.labels is not None
     rng = np.random.default_rng(0)
-    names = draw_names(crop.labels, crop.structures, False, rng, 8, 4, pool.elsewhere(crop))
+    names = draw_names(CountedLabels.of(crop.labels), crop.structures, False, rng, 8, 4, pool.elsewhere(crop))
     assert int(names["name_is_present"].sum()) == 3
     shown, *excluded = names["name_share"][:3]
     assert shown[0, 0, 0] == 1 and shown.sum() == 1
     for share in excluded:
         assert share[0, 0, 0] == 0 and (share == UNKNOWN).sum() == share.numel() - 1
-    few = draw_names(crop.labels, crop.structures, False, rng, 4, 4, pool.elsewhere(crop))
+    few = draw_names(CountedLabels.of(crop.labels), crop.structures, False, rng, 4, 4, pool.elsewhere(crop))
     assert int((few["name_share"] == UNKNOWN).flatten(1).any(dim=1).sum()) == 1, "they leave room for the others"
 
 

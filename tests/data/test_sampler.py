@@ -11,7 +11,7 @@ import torch
 
 from promptseg.data.balance import BalancedObjects, temper
 from promptseg.data.batch_synthesis import PAINTED, REAL, SYNTHETIC, UNLABELLED
-from promptseg.data.crops import TISSUE, TrainingVolume, build_pyramid, index_objects
+from promptseg.data.crops import TISSUE, CountedLabels, TrainingVolume, build_pyramid, index_objects
 from promptseg.data.pool import TrainingPool
 from promptseg.data.randomness import Randomness
 from promptseg.data.sampler import (
@@ -105,7 +105,7 @@ def test_tissue_is_painted_and_never_an_object_nor_a_guest_of_another_map():
     labels = np.zeros((20,) * 3, dtype=np.int32)
     labels[2:8, 3:17, 3:17], labels[10:18, 3:17, 3:17] = 1, TISSUE
     config = dataclasses.replace(CONFIG, merge_share=1.0, objects_per_crop=2)
-    targets = choose_targets(labels, 1, np.random.default_rng(0), config)
+    targets = choose_targets(CountedLabels.of(labels), 1, np.random.default_rng(0), config)
     assert len(targets) == 2 and (labels[targets.any(axis=0)] == 1).all()
     objects, extents = index_objects(labels * (labels < TISSUE), np.ones(3), np.random.default_rng(0))
     volume = TrainingVolume("maps", "maps", "MR", (), labels, np.ones(3), objects, extents)
@@ -186,9 +186,9 @@ def test_the_scale_in_view_is_a_level_of_the_lattice_that_shows_the_object():
 
 
 def test_label_values_become_small_numbers_and_background_stays():
-    assert number_labels(np.array([0, 7, 300, 7])).tolist() == [0, 1, 2, 1]
-    assert number_labels(np.array([9, 9])).tolist() == [1, 1]
-    many = number_labels(np.arange(1, 600))
+    assert number_labels(CountedLabels.of(np.array([0, 7, 300, 7]))).tolist() == [0, 1, 2, 1]
+    assert number_labels(CountedLabels.of(np.array([9, 9]))).tolist() == [1, 1]
+    many = number_labels(CountedLabels.of(np.arange(1, 600)))
     assert many.min() >= 1 and many.max() < 240
 
 

@@ -54,6 +54,7 @@ def test_sampled_voxels_are_spread_over_the_label_and_depend_on_the_case_alone()
     _, voxels = index_labels(labels, "a/b", 500)
     np.testing.assert_allclose(voxels[:500].mean(0), np.argwhere(labels == 1).mean(0), atol=1.0)
     np.testing.assert_array_equal(voxels, index_labels(labels.astype(np.int32), "a/b", 500)[1])
+    np.testing.assert_array_equal(voxels, index_labels(np.asfortranarray(labels), "a/b", 500)[1])
     assert (voxels != index_labels(labels, "a/c", 500)[1]).any()
     labels[:, 15:] = 0
     np.testing.assert_array_equal(voxels[:500], index_labels(labels, "a/b", 500)[1], "another label moves nothing")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptseg.data.crops import TrainingVolume, build_pyramid, index_objects
+from promptseg.data.crops import CountedLabels, TrainingVolume, build_pyramid, index_objects
 from promptseg.data.pool import TrainingPool
 from promptseg.data.sampler import SamplerConfig, SampleStream, draw_raw
 from promptseg.data.structures import structures_of
@@ -33,6 +33,10 @@ def _labels() -> np.ndarray:
     return labels
 
 
+def _crop() -> CountedLabels:
+    return CountedLabels.of(_labels())
+
+
 def _volume(names: dict[int, str] = NAMES) -> TrainingVolume:
     labels, spacing = _labels(), np.ones(3)
     objects, extents = index_objects(labels, spacing, np.random.default_rng(0))
@@ -43,7 +47,7 @@ def _volume(names: dict[int, str] = NAMES) -> TrainingVolume:
 def _draw(primary: int, seed: int, **changes: object) -> tuple[np.ndarray, Words]:
     arguments = {"is_mirrored": False, "num_objects": 2, "min_voxels": 4, "absent_share": 0.5, **changes}
     drawn = choose_named_targets(
-        _labels(),
+        _crop(),
         primary,
         structures_of(NAMES),
         rng=np.random.default_rng(seed),
@@ -73,7 +77,7 @@ def test_an_absent_object_is_empty_and_one_that_was_looked_for():
 
 
 def test_nothing_is_asked_for_by_name_where_nothing_has_one():
-    assert choose_named_targets(_labels(), 1, (), False, np.random.default_rng(0), 2, 4, 0.5) is None
+    assert choose_named_targets(_crop(), 1, (), False, np.random.default_rng(0), 2, 4, 0.5) is None
 
 
 def test_left_and_right_are_those_of_the_crop_also_where_it_is_mirrored():
@@ -114,7 +118,7 @@ def test_batches_carry_names_for_all_objects_and_say_which_have_one():
 
 def test_the_word_head_is_asked_for_what_is_shown_and_what_is_not():
     structures = structures_of({**NAMES, 5: "pancreas", 6: "gallbladder"}, absent=("brain",))
-    names = draw_names(_labels(), structures, False, np.random.default_rng(0), 9, 4)
+    names = draw_names(_crop(), structures, False, np.random.default_rng(0), 9, 4)
     asked = names["name_is_present"]
     assert names["name_share"].shape == (9, 3, 3, 3) and names["name_text"].shape == (9, load_bank().width)
     peaks = names["name_share"].amax(dim=(1, 2, 3))
@@ -130,7 +134,7 @@ def test_left_and_right_of_one_structure_are_asked_for_beside_each_other():
     structures = structures_of({1: "left kidney", 3: "liver", 2: "right kidney", 4: "spleen"})
     first = set()
     for seed in range(12):
-        sides = draw_names(_labels(), structures, False, np.random.default_rng(seed), 4, 4)["name_laterality"]
+        sides = draw_names(_crop(), structures, False, np.random.default_rng(seed), 4, 4)["name_laterality"]
         left, right = ((sides == side).nonzero()[:, 0].tolist() for side in (LEFT, RIGHT))
         assert len(left) == len(right) <= 1
         if left:
@@ -142,14 +146,14 @@ def test_left_and_right_of_one_structure_are_asked_for_beside_each_other():
 def test_the_word_head_hears_the_sides_of_the_mirrored_crop():
     structures = structures_of({1: "left kidney"})
     sides = [
-        draw_names(_labels(), structures, mirrored, np.random.default_rng(0), 2, 4)["name_laterality"][0].item()
+        draw_names(_crop(), structures, mirrored, np.random.default_rng(0), 2, 4)["name_laterality"][0].item()
         for mirrored in (False, True)
     ]
     assert sides == [LEFT, RIGHT]
 
 
 def test_crops_without_names_ask_the_word_head_for_nothing():
-    names = draw_names(_labels(), (), False, np.random.default_rng(0), 5, 4)
+    names = draw_names(_crop(), (), False, np.random.default_rng(0), 5, 4)
     assert not names["name_is_present"].any() and not names["name_share"].any()
     turned = dataclasses.replace(CONFIG, upright_share=0.0)
     raw = draw_raw(TrainingPool({"set": [_volume()]}, {"set": 1.0}), 0, 0, 0, turned)

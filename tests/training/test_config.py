@@ -31,6 +31,8 @@ def test_overrides_replace_fields_and_none_leaves_them():
     [
         ({"parallel": "tensor"}, "parallel='tensor'"),
         ({"accumulation": 0}, "accumulation=0"),
+        ({"optimizer": "sgd"}, "optimizer='sgd'"),
+        ({"optimizer": "muon", "parallel": "fsdp"}, "optimizer='muon' with parallel='fsdp'"),
         ({"layer_decay": 1.5}, "layer_decay=1.5"),
         ({"train_encoder": False}, "train_encoder=False with stage=.prompted. and init_from=..: expected"),
         ({"warmup_steps": 9, "decay_start": 3}, "warmup_steps=9, decay_start=3"),

@@ -94,7 +94,7 @@ def test_every_weight_that_learns_gets_a_gradient_whatever_the_prompts(make_conf
     batch = next(trainer._steps())[0]
     for step in range(3):
         trainer.model.zero_grad(set_to_none=True)
-        loss, _ = trainer.wrapped(trainer.stage.prepare(batch, step, 0), step, 0)
+        loss, _ = trainer.wrapped(batch, step, 0)
         loss.backward()
         assert not [n for n, p in trainer.model.named_parameters() if p.requires_grad and p.grad is None]
 

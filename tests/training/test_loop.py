@@ -6,7 +6,10 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -43,10 +46,10 @@ def _run_and_die_at(config: PretrainConfig, deadly_step: int) -> None:
     trainer = setup(config)
     honest = trainer.train_step
 
-    def train_step(batches):
+    def train_step(*arguments):
         if trainer.step == deadly_step:
             os.kill(os.getpid(), signal.SIGKILL)
-        return honest(batches)
+        return honest(*arguments)
 
     trainer.train_step = train_step  # type: ignore[method-assign]
     trainer.fit()
@@ -81,16 +84,17 @@ def test_a_run_killed_at_a_random_step_and_resumed_is_bit_equal_to_one_that_was_
     assert {k: last[k] for k in kept} == {k: expected[k] for k in kept}
 
 
-def test_sigterm_saves_and_the_run_goes_on_from_there(make_config, tmp_path):
-    undisturbed = make_config(out_dir=str(tmp_path / "undisturbed"), max_steps=4)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_sigterm_saves_and_the_run_goes_on_from_there(make_config, tmp_path, optimizer):
+    undisturbed = make_config(out_dir=str(tmp_path / "undisturbed"), max_steps=4, optimizer=optimizer)
     pretrain(undisturbed)
-    config = make_config(max_steps=4)
+    config = make_config(max_steps=4, optimizer=optimizer)
     trainer = setup(config)
     honest = trainer.train_step
 
-    def train_step(batches):
+    def train_step(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        return honest(batches)
+        return honest(*arguments)
 
     trainer.train_step = train_step  # type: ignore[method-assign]
     trainer.fit()
@@ -100,6 +104,25 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(make_config, tmp_path):
     assert resumed.step == 1
     resumed.fit()
     _assert_bit_equal(_weights(config), _weights(undisturbed))
+
+
+_A_RUN_THAT_FAILS = """
+import pickle, sys
+from promptseg.training.loop import setup
+
+trainer = setup(pickle.loads(open(sys.argv[1], "rb").read()))
+trainer.train_step = lambda *_: 1 / 0
+trainer.fit()
+"""
+
+
+def test_a_run_that_fails_ends_although_its_workers_ignore_signals(make_config, tmp_path):
+    saved = tmp_path / "config.pkl"
+    saved.write_bytes(pickle.dumps(make_config(num_workers=2)))
+    run = subprocess.run(
+        [sys.executable, "-c", _A_RUN_THAT_FAILS, str(saved)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 1 and "ZeroDivisionError" in run.stderr
 
 
 def _stop_on_rank_1(config: PretrainConfig) -> tuple[int, bool]:
@@ -140,7 +163,7 @@ def test_a_sharded_run_resumes_on_one_process_and_back(make_config, run_processe
             assert all(np.array_equal(found[k], expected[k]) for k in found)
 
 
-def test_steps_that_are_not_finite_are_skipped_counted_and_then_stop_the_run(make_config):
+def test_steps_that_are_not_finite_are_skipped_counted_and_then_stop_the_run(make_config, caplog):
     config = make_config(max_nonfinite_steps=1)
     trainer = setup(config)
     batches = next(trainer._steps())
@@ -148,11 +171,22 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_then_stop_the_run(mak
     broken = [{**b, "image": torch.full_like(b["image"], float("nan"))} for b in batches]
     trainer.train_step(broken)
     assert (trainer.step, trainer.nonfinite_steps) == (1, 1)
+    assert "such as image_encoder" in caplog.text
     assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
-    with pytest.raises(RuntimeError, match="more than 1 steps"):
+    with pytest.raises(RuntimeError, match="more than 1 of 10 steps"):
         trainer.train_step(broken)
     saved = torch.load(Path(config.out_dir) / "nonfinite_batch_0.pt", weights_only=True)
     assert saved["step"] == 1 and saved["batches"][0]["image"].isnan().all()
+
+
+def test_steps_that_are_not_finite_may_come_now_and_then(make_config):
+    trainer = setup(make_config(max_nonfinite_steps=1))
+    batches = next(trainer._steps())
+    broken = [{**b, "image": torch.full_like(b["image"], float("nan"))} for b in batches]
+    for step in (0, 10, 20):
+        trainer.step = step
+        trainer.train_step(broken)
+    assert trainer.nonfinite_steps == 3
 
 
 def test_a_run_leaves_a_loadable_model_a_log_pictures_and_few_checkpoints(make_config):

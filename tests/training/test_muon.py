@@ -26,6 +26,13 @@ def test_nothing_comes_of_nothing():
     assert torch.equal(orthogonalise(torch.zeros(3, 5)), torch.zeros(3, 5))
 
 
+def test_several_matrices_at_once_are_as_each_alone():
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 8, 20)
+    alone = torch.stack([orthogonalise(matrix) for matrix in matrices])
+    assert torch.allclose(orthogonalise(matrices), alone, atol=1e-5)
+
+
 def test_a_kernel_moves_as_its_matrix_does_and_by_what_adamw_would():
     torch.manual_seed(0)
     kernel = nn.Parameter(torch.randn(6, 4, 3, 3, 3).contiguous(memory_format=torch.channels_last_3d))
