@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from ..preprocessing import PreprocessingConfig
 from .batch_synthesis import IMAGE_ONLY, PAINTED, REAL, SYNTHETIC, UNLABELLED, choose_objects, finish_batch
-from .crops import TISSUE, CountedLabels, CropGeometry, TrainingVolume, crop_image, crop_labels, draw_geometry
+from .counted_labels import CountedLabels
+from .crops import TISSUE, CropGeometry, TrainingVolume, crop_image, crop_labels, draw_geometry
 from .pool import TrainingPool
 from .randomness import Randomness
 from .structures import Structure

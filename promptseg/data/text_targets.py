@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..models.word_head import WORD_STRIDE
 from ..text import load_bank
-from .crops import CountedLabels
+from .counted_labels import CountedLabels
 from .structures import Structure
 
 UNKNOWN = -1.0

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptseg.data.crops import CountedLabels, CropGeometry, TrainingVolume, crop_labels
+from promptseg.data.counted_labels import CountedLabels
+from promptseg.data.crops import CropGeometry, TrainingVolume, crop_labels
 from promptseg.data.text_targets import cell_share
 
 label_maps = st.one_of(

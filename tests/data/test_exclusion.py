@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from promptseg.data.crops import CountedLabels, TrainingVolume, index_objects
+from promptseg.data.counted_labels import CountedLabels
+from promptseg.data.crops import TrainingVolume, index_objects
 from promptseg.data.exclusion import Exclusion
 from promptseg.data.pool import TrainingPool
 from promptseg.data.structures import structures_of

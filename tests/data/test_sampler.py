@@ -11,7 +11,8 @@ import torch
 
 from promptseg.data.balance import BalancedObjects, temper
 from promptseg.data.batch_synthesis import PAINTED, REAL, SYNTHETIC, UNLABELLED
-from promptseg.data.crops import TISSUE, CountedLabels, TrainingVolume, build_pyramid, index_objects
+from promptseg.data.counted_labels import CountedLabels
+from promptseg.data.crops import TISSUE, TrainingVolume, build_pyramid, index_objects
 from promptseg.data.pool import TrainingPool
 from promptseg.data.randomness import Randomness
 from promptseg.data.sampler import (

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from promptseg.data.crops import CountedLabels, TrainingVolume, build_pyramid, index_objects
+from promptseg.data.counted_labels import CountedLabels
+from promptseg.data.crops import TrainingVolume, build_pyramid, index_objects
 from promptseg.data.pool import TrainingPool
 from promptseg.data.sampler import SamplerConfig, SampleStream, draw_raw
 from promptseg.data.structures import structures_of
