@@ -11,9 +11,8 @@ from torch import Tensor
 
 from .cache import EmbeddingCache
 from .canvas import Canvas
-from .data.prompt_simulator import dilate
 from .models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
-from .models.layers import to_channels_last
+from .models.layers import dilate, to_channels_last
 from .preprocessing import IntensityMapping
 from .prompts import PromptSet, Stroke
 from .resample import sample_tile

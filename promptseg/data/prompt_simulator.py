@@ -107,17 +107,6 @@ def box_mean(x: Tensor, side: int, axes: tuple[int, ...] = (-3, -2, -1)) -> Tens
     return x / side ** len(axes)
 
 
-def dilate(x: Tensor, axes: tuple[int, ...] = (-3, -2, -1)) -> Tensor:
-    """Largest value in each 3x3x3 neighbourhood: (..., D, H, W) -> the same shape."""
-    for axis in axes:
-        out, size = x.clone(), x.shape[axis] - 1
-        for low, high in ((0, 1), (1, 0)):
-            view = out.narrow(axis, low, size)
-            torch.maximum(view, x.narrow(axis, high, size), out=view)
-        x = out
-    return x
-
-
 def draw_indices(weights: Tensor, randomness: Randomness, count: int = 1) -> Tensor:
     """Indices per row with probability proportional to weight, with replacement: (N, M) >= 0 -> (N, count)."""
     cumulative = weights.double().cumsum(dim=1)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .prompt_simulator import box_mean, dilate, draw_indices, planes_at, sample_several, unravel, values_at
+from ..models.layers import dilate
+from .prompt_simulator import box_mean, draw_indices, planes_at, sample_several, unravel, values_at
 from .randomness import Randomness
 
 NUM_STROKE_KEY_POINTS = 4

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .layers import mean_of_cells
+from .layers import dilate, mean_of_cells
 
 NUM_BINS = 64
 """Bins of intensities from -1 to 1."""
@@ -49,15 +49,7 @@ def connectedness(affinity: Tensor, seeds: Tensor, num_steps: int = NUM_STEPS) -
     """The best path from a seed to each cell, as strong as its weakest cell: (N, D, H, W) each -> (N, D, H, W)."""
     reached = seeds
     for _ in range(num_steps):
-        spread = reached
-        for axis in (1, 2, 3):
-            size = spread.shape[axis] - 1
-            wider = spread.clone()
-            for to, source in ((0, 1), (1, 0)):
-                part = wider.narrow(axis, to, size)
-                torch.maximum(part, spread.narrow(axis, source, size), out=part)
-            spread = wider
-        reached = torch.maximum(reached, torch.minimum(spread, affinity))
+        reached = torch.maximum(reached, torch.minimum(dilate(reached), affinity))
     return reached
 
 

@@ -14,7 +14,6 @@ from promptseg.data.prompt_simulator import (
     box_mean,
     correct,
     corrupt_mask,
-    dilate,
     draw_boxes,
     draw_indices,
     halve,
@@ -25,6 +24,7 @@ from promptseg.data.prompt_simulator import (
 )
 from promptseg.data.randomness import Randomness
 from promptseg.data.stroke_simulator import draw_lines, draw_plane_strokes, draw_strokes
+from promptseg.models.layers import dilate
 
 SIZE = 32
 
