@@ -78,6 +78,9 @@ class PretrainConfig:
     of ``sampler.crop_size`` in batches of ``batch_size`` throughout."""
     max_steps: int = 4000
     """Steps of the whole run."""
+    minutes: float = 0.0
+    """Minutes of the whole run, for a machine that is lent by the hour: the schedule, stated in steps, is gone through
+    in them, in fewer steps. 0: as long as the steps take, and then a run is a function of its steps alone."""
     warmup_steps: int = 150
     """Steps over which the learning rate rises from zero."""
     decay_start: int = 3000
@@ -139,6 +142,8 @@ class PretrainConfig:
             raise ValueError(
                 f"sampler.crop_size={self.sampler.crop_size} and model.tile_size={self.model.tile_size}: expected equal"
             )
+        if self.minutes < 0:
+            raise ValueError(f"minutes={self.minutes}: expected 0 (by steps) or more")
         for name, smallest in (("accumulation", 1), ("batch_size", 1), ("keep_checkpoints", 1), ("max_steps", 1)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}={getattr(self, name)}: expected {smallest} or more")

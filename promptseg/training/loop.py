@@ -43,7 +43,7 @@ NONFINITE_WINDOW = 10
 
 
 class Trainer:
-    """Owns the weights, their average, the optimiser and the step number of one process.
+    """Owns the weights, their average, the optimiser, the step number and the seconds spent of one process.
 
     Args:
         config: of the run.
@@ -68,6 +68,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config)
         self.is_fast_in_bf16 = config.bf16 and preferred_dtype(self.process.device) == torch.bfloat16
         self.step = 0
+        self.seconds = 0.0
         self.nonfinite_steps = 0
         self._recent: list[int] = []
         self.stop_requested = False
@@ -92,6 +93,7 @@ class Trainer:
             return False
         progress = load_checkpoint(latest, self._tensors())
         self.step, self.nonfinite_steps = progress["step"], progress["nonfinite_steps"]
+        self.seconds = progress.get("seconds", 0.0)
         logger.info("resumed at step %d from %s", self.step, latest)
         return True
 
@@ -101,7 +103,11 @@ class Trainer:
             self.out_dir / CHECKPOINTS_NAME,
             self.step,
             self._tensors(),
-            {"nonfinite_steps": self.nonfinite_steps, "world_size": self.process.world_size},
+            {
+                "nonfinite_steps": self.nonfinite_steps,
+                "world_size": self.process.world_size,
+                "seconds": self.seconds,
+            },
             self.process,
             self.config.keep_checkpoints,
         )
@@ -121,6 +127,13 @@ class Trainer:
             partial.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
     # Steps
+
+    @property
+    def position(self) -> float:
+        """Place in the schedule, 0 to ``max_steps``: the step or, of a run of ``minutes``, the share that is spent."""
+        config = self.config
+        share = self.seconds / (60 * config.minutes) if config.minutes else 0.0
+        return max(self.step, min(share, 1.0) * config.max_steps)
 
     def train_step(
         self, batches: list[dict[str, Tensor]], meanwhile: Callable[[], None] | None = None
@@ -162,7 +175,7 @@ class Trainer:
 
     def _finish_step(self, batches: list[dict[str, Tensor]], sums: dict[str, Tensor]) -> dict[str, float]:
         config, process = self.config, self.process
-        rate = learning_rate(config, self.step)
+        rate = learning_rate(config, self.position)
         set_learning_rate(self.optimizer, rate)
         norm = clip_gradients(self.model, config.clip_norm)
         share = len(batches) * process.world_size
@@ -198,7 +211,7 @@ class Trainer:
             self.average.swap()
 
     def fit(self) -> None:
-        """Trains to ``max_steps``, or until SIGTERM or SIGINT, which save and return."""
+        """Trains to the end of the schedule, or until SIGTERM or SIGINT, which save and return."""
         config = self.config
         log = None
         if self.process.is_main:
@@ -217,10 +230,16 @@ class Trainer:
                 ready.extend(islice(steps, 1))
                 waited += time.monotonic() - fetching
 
-            while self.step < config.max_steps:
+            stepped = time.monotonic()
+            while self.position < config.max_steps:
                 for name, value in self.train_step(ready.pop(), fetch).items():
                     pending.setdefault(name, []).append(value)
-                if self.step % config.log_every == 0 or self.step == config.max_steps:
+                if config.minutes:
+                    share = (time.monotonic() - stepped) / self.process.world_size
+                    self.seconds += sum_over_ranks({"seconds": share})["seconds"]  # the same on every process
+                    stepped = time.monotonic()
+                is_over = self.position >= config.max_steps
+                if self.step % config.log_every == 0 or is_over:
                     seconds = time.monotonic() - started
                     row = {k: sum(v) / len(v) for k, v in pending.items()}
                     row["seconds_per_step"] = seconds / len(pending["loss"])
@@ -237,7 +256,7 @@ class Trainer:
                 if must_stop:
                     logger.info("stopped at step %d on request", self.step)
                     break
-                if validator and (self.step % config.validation.every == 0 or self.step == config.max_steps):
+                if validator and (self.step % config.validation.every == 0 or is_over):
                     measured = self.validate(validator)
                     if log:
                         log.write(self.step, measured)

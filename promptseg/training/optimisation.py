@@ -20,7 +20,7 @@ _BLOCK = re.compile(r"(?:^|\.)image_encoder\.blocks\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)image_encoder\.(stem|downs|stages|patch_norm|patch_embed|position_code)\b")
 
 
-def learning_rate(config: PretrainConfig, step: int) -> float:
+def learning_rate(config: PretrainConfig, step: float) -> float:
     """Rate at a step: linear warm-up, constant, then half a cosine to zero."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps

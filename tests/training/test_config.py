@@ -31,6 +31,7 @@ def test_overrides_replace_fields_and_none_leaves_them():
     [
         ({"parallel": "tensor"}, "parallel='tensor'"),
         ({"accumulation": 0}, "accumulation=0"),
+        ({"minutes": -1.0}, "minutes=-1.0"),
         ({"optimizer": "sgd"}, "optimizer='sgd'"),
         ({"optimizer": "muon", "parallel": "fsdp"}, "optimizer='muon' with parallel='fsdp'"),
         ({"layer_decay": 1.5}, "layer_decay=1.5"),

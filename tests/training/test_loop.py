@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,6 +124,34 @@ def test_a_run_that_fails_ends_although_its_workers_ignore_signals(make_config, 
         [sys.executable, "-c", _A_RUN_THAT_FAILS, str(saved)], capture_output=True, text=True, timeout=60, check=False
     )
     assert run.returncode == 1 and "ZeroDivisionError" in run.stderr
+
+
+def test_a_run_of_minutes_goes_through_its_schedule_in_them_however_slow_its_steps(make_config, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("promptseg.training.loop.time", SimpleNamespace(monotonic=lambda: now))
+    config = make_config(max_steps=1000, warmup_steps=0, decay_start=500, minutes=1.0, log_every=1)
+
+    def with_slow_steps(trainer, last_step):
+        honest = trainer.train_step
+
+        def train_step(*arguments):
+            nonlocal now
+            now += 15.0
+            trainer.stop_requested = trainer.step == last_step
+            return honest(*arguments)
+
+        trainer.train_step = train_step
+        return trainer
+
+    trainer = with_slow_steps(setup(config), last_step=1)
+    trainer.fit()
+    assert (trainer.step, trainer.position) == (2, 500)
+    resumed = with_slow_steps(setup(config), last_step=None)
+    assert resumed.seconds == 30
+    resumed.fit()
+    assert (resumed.step, resumed.position) == (4, 1000)
+    rates = [row["lr"] / config.learning_rate for row in _rows(config)]
+    assert rates == pytest.approx([1, 1, 1, 0.5])
 
 
 def _stop_on_rank_1(config: PretrainConfig) -> tuple[int, bool]:
