@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +13,8 @@ from .balance import BalancedObjects
 from .crops import TrainingVolume
 
 if TYPE_CHECKING:
-    from .exclusion import Exclusion
     from .structures import Structure
 
-Kept = TypeVar("Kept")
 MIN_VOLUMES_LOOKED_AT = 200
 MAX_KEPT = 1024
 """Volumes for which it is kept what their labels rule out, so that memory does not grow with the pool."""
@@ -60,32 +58,21 @@ class TrainingPool:
 
     def askable(self, volume: TrainingVolume) -> tuple[Structure, ...]:
         """What can be asked for by name in a volume: of what is absent from it, only what several others show."""
-        return self._kept(
-            "askable", volume, lambda: tuple(s for s in volume.structures if s.values or s.key in self._shown)
-        )
+        return tuple(s for s in volume.structures if s.values or s.key in self._shown)
 
     def elsewhere(self, volume: TrainingVolume) -> list[tuple[Structure, tuple[int, ...]]]:
         """Structures that others show and a volume does not speak of, with the label values that exclude them."""
-        return self._kept("elsewhere", volume, lambda: self._exclusion.elsewhere(volume.structures, self._shown))
-
-    def _kept(self, what: str, volume: TrainingVolume, make: Callable[[], Kept]) -> Kept:
-        """What was made of a volume, made again only after those of many others."""
-        known = self.__dict__.setdefault(f"_{what}_by_case", {})
-        case = volume.dataset, volume.case
-        if case not in known:
-            if len(known) >= MAX_KEPT:
-                known.clear()
-            known[case] = make()
-        return known[case]
-
-    @property
-    def _exclusion(self) -> Exclusion:
-        """What the volumes' labels rule out; found once."""
         from .exclusion import Exclusion
 
-        if "_exclusion_found" not in self.__dict__:
-            self.__dict__["_exclusion_found"] = Exclusion(v.structures for v in self.some_volumes())
-        return self.__dict__["_exclusion_found"]
+        known = self.__dict__.setdefault("_elsewhere", {})
+        if "_exclusion" not in self.__dict__:
+            self.__dict__["_exclusion"] = Exclusion(v.structures for v in self.some_volumes())
+        name = volume.dataset, volume.case
+        if name not in known:
+            if len(known) >= MAX_KEPT:
+                known.clear()
+            known[name] = self.__dict__["_exclusion"].elsewhere(volume.structures, self._shown)
+        return known[name]
 
     @property
     def _shown(self) -> frozenset[tuple[str, int, int]]:

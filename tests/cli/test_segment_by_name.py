@@ -31,6 +31,7 @@ def named_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         replace(CONFIG, name="words", text_dim=384, num_levels=64, text_terms=TERMS, text_encoder=encoder)
     )
     with torch.no_grad():
+        model.mask_decoder.mask_features.weight.normal_()  # else the masks of all names are alike
         model.mask_decoder.mask_weights[0].fc2.bias[-1] = 3.0  # type: ignore[union-attr]
         model.mask_decoder.presence_head.fc2.bias.fill_(3.0)  # type: ignore[union-attr]
     return save_pretrained(model, tmp_path_factory.mktemp("weights") / "words")
