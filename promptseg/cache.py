@@ -84,9 +84,9 @@ class DiskCache:
             if metadata.get("digest") != _digest(tensors):
                 raise ValueError("its contents do not match their digest")
             embedding = ImageEmbedding.from_tensors(tensors)
-        except FileNotFoundError:
-            return None, False
-        except (SafetensorError, ValueError, KeyError, OSError) as error:
+        except (SafetensorError, ValueError, KeyError, OSError, RuntimeError) as error:  # the last one is torch's
+            if not path.exists():  # or no longer: another process may delete it between two looks
+                return None, False
             logger.warning("cache entry %s is ignored and will be replaced: %s", path.name, error)
             return None, True
         with contextlib.suppress(OSError):

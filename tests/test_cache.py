@@ -238,6 +238,21 @@ def test_two_processes_share_a_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_an_entry_that_vanishes_while_it_is_opened_is_a_miss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = DiskCache(tmp_path)
+    cache.write("key", make_embedding(1))
+
+    def open_too_late(path: Path, **_: str) -> None:
+        path.unlink()
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+
+    monkeypatch.setattr("safetensors.safe_open", open_too_late)
+    assert cache.read("key") == (None, False)
+    assert not caplog.records
+
+
 def test_threads_share_the_memory() -> None:
     cache = EmbeddingCache(max_bytes=4 * BYTES)
     errors: list[BaseException] = []
