@@ -142,6 +142,13 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """``scaled_dot_product_attention`` whose gradients are finite with a mask, too."""
+    is_at_risk = mask is not None and query.is_cuda and torch.is_grad_enabled()
+    with sdpa_kernel(SAFE_WITH_MASKS) if is_at_risk else nullcontext():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
 class Attention(nn.Module):
     """Multi-head attention with separate query, key and value inputs, by ``scaled_dot_product_attention``."""
 
@@ -170,9 +177,7 @@ class Attention(nn.Module):
             for layer, x in ((self.query, query), (self.key, key), (self.value, value))
         )
         mask = None if key_is_present is None else key_is_present[:, None, None, :]  # (B, 1, 1, M)
-        is_at_risk = mask is not None and q.is_cuda and torch.is_grad_enabled()
-        with sdpa_kernel(SAFE_WITH_MASKS) if is_at_risk else nullcontext():
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = attend(q, k, v, mask)
         return self.proj(rearrange(out, "b h n c -> b n (h c)"))
 
 

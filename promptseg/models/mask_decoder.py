@@ -174,7 +174,10 @@ class MaskDecoder(nn.Module):
         )
 
     def init_output(self) -> None:
-        """Starts from masks that are empty but for what the prompts mark."""
+        """Starts from masks that are empty but for what the prompts mark, and alike in the eight voxels of a cell.
+
+        Source: Aitken et al., Checkerboard artifact free sub-pixel convolution, 2017.
+        """
         if self.prompt_context is not None:
             nn.init.zeros_(self.prompt_context.weight)
         for weights in self.mask_weights:

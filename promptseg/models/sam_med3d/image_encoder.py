@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers import attend
 from .config import SamMed3DConfig
 from .layers import ChannelNorm, TwoLayerMlp
 
@@ -85,7 +86,7 @@ class RelativeAttention(nn.Module):
             bias = torch.cat([bias, padding_bias], dim=-1)
             k = torch.cat([k, key_bias.expand(len(k), -1, -1, -1)], dim=2)
             v = torch.cat([v, value_bias.expand(len(v), -1, -1, -1)], dim=2)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = attend(q, k, v, bias)
         return self.proj(rearrange(out, "b n (d h w) c -> b d h w (n c)", d=side, h=side))
 
     def _position_terms(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
