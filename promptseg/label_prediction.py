@@ -17,6 +17,7 @@ from .label_map import render_labels
 from .object_state import state_of
 from .prediction import Prediction, prediction_of
 from .prompts import PromptSet
+from .quality import calibrated_score
 from .search import Finding
 from .volume import Volume
 
@@ -52,6 +53,7 @@ class LabelPrediction:
     weights: str = ""
     _found: Mapping[int, tuple[PromptSet, Drawing]] = field(default_factory=dict, repr=False)
     _signature: str = field(default="", repr=False)
+    _calibration: Sequence[float] = field(default=(), repr=False)
 
     def volumes_ml(self) -> dict[int, float]:
         """Label value -> volume in the label map, in millilitres; 0 for one that was not found."""
@@ -75,7 +77,7 @@ class LabelPrediction:
             raise ValueError(f"{which!r} is not in this label map; it holds {', '.join(self.names.values())}")
         prompts, drawing = self._found[values[0]]
         state = state_of(drawing.canvas.lattice, drawing, prompts)
-        return prediction_of(self.volume, self._signature, state)
+        return prediction_of(self.volume, self._signature, state, calibration=self._calibration)
 
     def save(self, path: str | Path) -> Path:
         """Writes the label map with the image's own affine; returns the path."""
@@ -131,6 +133,7 @@ def assemble(
     encoder_calls: int,
     parts: Mapping[int, Sequence[int]] | None = None,
     advantages: Mapping[int, float] | None = None,
+    calibration: Sequence[float] = (),
 ) -> LabelPrediction:
     """A label map of what was found.
 
@@ -142,6 +145,7 @@ def assemble(
         encoder_calls: tiles that had to be encoded.
         parts: label value of a whole -> those of its parts.
         advantages: label value -> what counts beside a structure's logits where it overlaps others; None for nothing.
+        calibration: of the scores; see :mod:`promptseg.quality`.
     """
     volume = engine.volume
     canvases = {r.value: f.canvas for r, f in zip(requests, found, strict=True) if f.canvas is not None}
@@ -157,10 +161,14 @@ def assemble(
         labels=volume.from_canonical_array(labels),
         names={r.value: r.name for r in requests},
         presence={r.value: f.presence for r, f in zip(requests, found, strict=True)},
-        scores={r.value: f.score for r, f in zip(requests, found, strict=True)},
+        scores={
+            value: calibrated_score(calibration, drawing.canvas, drawing.score, 0)
+            for value, (_, drawing) in drawings.items()
+        },
         seconds=seconds,
         encoder_calls=encoder_calls,
         weights=engine.model.config.name,
         _found=drawings,
         _signature=engine.signature,
+        _calibration=calibration,
     )

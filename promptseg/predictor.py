@@ -29,6 +29,7 @@ from .precompute import choose_tiles, encode_ahead, in_background
 from .prediction import LowresLogits, Prediction, check_handed_over, explain_empty, prediction_of
 from .preprocessing import IntensityMapping
 from .prompts import PromptSet
+from .quality import calibration_for
 from .structures import understand_all, understand_one, understands_text
 from .text_search import named, segment_structures
 from .tiles import TileLattice
@@ -270,7 +271,7 @@ class Predictor(AdapterMethods):
                 logger.warning("%s", explain_empty(self._state))
             calls = engine.num_encoded - encoded_before
             seconds = time.perf_counter() - started
-            calibration = getattr(self.model.config, "score_calibration", ())  # foreign weights have none
+            calibration = calibration_for(self.model.config, prompts.structure is not None)
             return prediction_of(engine.volume, engine.signature, self._state, seconds, calls, calibration)
 
     def segment_all(self, terms: Sequence[str] | str | None = None) -> LabelPrediction:

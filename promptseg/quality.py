@@ -2,13 +2,15 @@
 
 The decoder estimates the IoU of what it drew on a tile. What a user sees was drawn on several tiles, over several
 prompts, with every click enforced; a logistic regression on training cases turns both into one number. Its
-coefficients ship with the weights (``score_calibration``, made by ``tools/calibrate_score.py``).
+coefficients ship with the weights (``score_calibration``, made by ``tools/calibrate_score.py``). Objects that were
+named have their own (``named_score_calibration``): of what it drew by a name, the decoder thinks too little.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +54,17 @@ def quality_features(canvas: Canvas, estimate: float, num_prompts: int) -> np.nd
         math.log1p(num_prompts),
         math.log(size * step**3) / 10,
     ])  # fmt: skip
+
+
+def calibration_for(config: Any, is_named: bool) -> Sequence[float]:
+    """Coefficients for :func:`calibrated_score`; foreign weights have none.
+
+    Args:
+        config: of the model.
+        is_named: whether the object has a name.
+    """
+    for_any = getattr(config, "score_calibration", ())
+    return (getattr(config, "named_score_calibration", ()) or for_any) if is_named else for_any
 
 
 def calibrated_score(coefficients: Sequence[float], canvas: Canvas, estimate: float, num_prompts: int) -> float:

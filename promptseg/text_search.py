@@ -11,6 +11,7 @@ from dataclasses import replace
 from .engine import TileEngine
 from .label_prediction import LabelPrediction, LabelRequest, assemble
 from .prompts import PromptSet
+from .quality import calibration_for
 from .search import Finding, find_structures
 from .structures import Structure, parts_among, text_tokens
 
@@ -48,7 +49,8 @@ def segment_structures(
     ]
     parts = {whole + 1: [n + 1 for n in numbers] for whole, numbers in parts_among(structures).items()}
     trusted = advantages(structures, found)
-    result = assemble(engine, requests, found, 0.0, engine.num_encoded - encoded, parts, trusted)
+    calibration = calibration_for(engine.model.config, is_named=True)
+    result = assemble(engine, requests, found, 0.0, engine.num_encoded - encoded, parts, trusted, calibration)
     missing = [r.name for r, f in zip(requests, found, strict=True) if f.canvas is None]
     if missing:
         logger.info("not found: %s", ", ".join(missing))

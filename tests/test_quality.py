@@ -60,6 +60,8 @@ def test_without_a_calibration_the_estimate_of_the_decoder_stays():
 def test_a_calibration_of_another_length_is_refused():
     with pytest.raises(ValueError, match="expected 7 or none"):
         ModelConfig(score_calibration=(1.0, 2.0))
+    with pytest.raises(ValueError, match="named_score_calibration of 1 numbers"):
+        ModelConfig(named_score_calibration=(1.0,))
 
 
 def test_a_prediction_tells_the_calibrated_score_and_keeps_the_estimate_beside_it():

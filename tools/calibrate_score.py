@@ -3,15 +3,18 @@
     python tools/calibrate_score.py --model checkpoints/promptseg-tiny --data-root DATA --cases 12
 
 A simulated user clicks on the objects of some training cases of each data set, as ``promptseg evaluate`` does, and the
-true IoU after each click is compared with what the predictor knows of its answer. Validation cases are not touched.
+true IoU after each click is compared with what the predictor knows of its answer. Then the same for objects that are
+named, with a name alone and with a click or more beside it. Validation cases are not touched.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +26,46 @@ from promptseg.evaluation.click_policy import next_click
 from promptseg.models.registry import CONFIG_NAME
 from promptseg.quality import FEATURES, fit_calibration, quality_features
 from promptseg.safe_loading import replacing
+from promptseg.structures import understand_one
 from promptseg.volume import Volume
 
 
-def objects_of(root: Path, count: int, per_case: int, seed: int) -> Iterator[tuple[str, Volume, np.ndarray]]:
-    """Data set, image and mask of some objects of ``count`` training cases of each data set."""
+@dataclass(frozen=True)
+class CalibrationObject:
+    """One object of a training case.
+
+    Attributes:
+        dataset: name.
+        name: of the object.
+        volume: image.
+        truth: (I, J, K) bool.
+    """
+
+    dataset: str
+    name: str
+    volume: Volume
+    truth: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What is known of some answers, and how good they were.
+
+    Attributes:
+        features: (N, 7), see :func:`promptseg.quality.quality_features`.
+        ious: (N,) true IoUs.
+        objects: (N,) number of the object.
+        datasets: (N,) its data set.
+    """
+
+    features: np.ndarray
+    ious: np.ndarray
+    objects: np.ndarray
+    datasets: np.ndarray
+
+
+def objects_of(root: Path, count: int, per_case: int, seed: int) -> Iterator[CalibrationObject]:
+    """Some objects of ``count`` training cases of each data set."""
     rng = np.random.default_rng(seed)
     for path in sorted(root.glob("*/dataset.json")):
         catalog = load_catalog(path)
@@ -44,28 +82,82 @@ def objects_of(root: Path, count: int, per_case: int, seed: int) -> Iterator[tup
             for value in rng.permutation(values)[:per_case]:
                 mask = found.grid.array == value
                 if mask.sum() >= 30:
-                    yield catalog.name, volume, mask
+                    yield CalibrationObject(catalog.name, catalog.names[int(value)], volume, mask)
 
 
-def measure(predictor: Predictor, volume: Volume, truth: np.ndarray, clicks: int) -> list[tuple[np.ndarray, float]]:
-    """Features and true IoU after each click on an object."""
-    predictor.set_image(volume)
+def measure(predictor: Predictor, thing: CalibrationObject, clicks: int, name: str | None) -> list[tuple[Any, float]]:
+    """Features and true IoU after each click on an object; with a name, of the name alone as well."""
+    predictor.set_image(thing.volume)
     points: list[tuple[int, int, int]] = []
     labels: list[int] = []
-    predicted = np.zeros(truth.shape, dtype=bool)
+    predicted = np.zeros(thing.truth.shape, dtype=bool)
     rows = []
+
+    def answer() -> np.ndarray:
+        given = {"points": points, "labels": labels} if points else {}
+        result = predictor.predict(**given, text=name)
+        mask = result.mask.astype(bool)
+        if mask.any():  # of an empty one, no calibration is asked
+            drawing = result.logits_lowres.state.drawing
+            iou = float((mask & thing.truth).sum() / (mask | thing.truth).sum())
+            rows.append((quality_features(drawing.canvas, drawing.score, len(points)), iou))
+        return mask
+
+    if name is not None:
+        answer()
     for _ in range(clicks):
-        click = next_click(truth, predicted, volume.spacing_mm.tolist())
+        click = next_click(thing.truth, predicted, thing.volume.spacing_mm.tolist())
         if click is None:
             break
         points.append(click.voxel)
         labels.append(click.label)
-        result = predictor.predict(points=points, labels=labels)
-        predicted = result.mask.astype(bool)
-        iou = float((predicted & truth).sum() / (predicted | truth).sum())
-        drawing = result.logits_lowres.state.drawing
-        rows.append((quality_features(drawing.canvas, drawing.score, len(points)), iou))
+        predicted = answer()
     return rows
+
+
+def is_trained(predictor: Predictor, name: str) -> bool:
+    """Whether the weights were trained to find what a data set calls by this name."""
+    try:
+        structure = understand_one(predictor.model.config, name)
+    except ValueError:  # not in the vocabulary
+        return False
+    return structure is not None and structure.is_trained
+
+
+def collect(predictor: Predictor, things: Iterable[CalibrationObject], clicks: int, is_named: bool) -> Answers:
+    """Answers on objects; if they are named, on those alone whose name the weights were trained on."""
+    rows, owners = [], []
+    for number, thing in enumerate(things):
+        if is_named and not is_trained(predictor, thing.name):
+            continue
+        measured = measure(predictor, thing, clicks, thing.name if is_named else None)
+        rows += measured
+        owners += [(number, thing.dataset)] * len(measured)
+    features, ious = (np.array([row[part] for row in rows]) for part in (0, 1))
+    return Answers(features, ious, np.array([n for n, _ in owners]), np.array([d for _, d in owners]))
+
+
+def calibrate(answers: Answers) -> tuple[float, ...]:
+    """Coefficients fitted on all answers; prints how well those fitted on three quarters do on the others."""
+    shares = {name: 1 / (answers.datasets == name).sum() for name in set(answers.datasets)}
+    held_out = answers.objects % 4 == 0
+    coefficients: tuple[float, ...] = ()
+    for fitted in (~held_out, np.ones(len(held_out), dtype=bool)):
+        weights = np.array([shares[d] for d in answers.datasets[fitted]])
+        repeats = np.maximum(1, np.round(weights / weights.min())).astype(int)  # each data set counts the same
+        features, ious = (np.repeat(part[fitted], repeats, axis=0) for part in (answers.features, answers.ious))
+        coefficients = fit_calibration(features, ious)
+        if not fitted.all():
+            true = answers.ious[held_out]
+            expected = 1 / (1 + np.exp(-answers.features[held_out] @ np.array(coefficients)))
+            raw = 1 / (1 + np.exp(-answers.features[held_out, FEATURES.index("estimate")]))
+            for what, scores in (("decoder's estimate", raw), ("calibrated", expected)):
+                correlation, bias = np.corrcoef(scores, true)[0, 1], (scores - true).mean()
+                error = np.abs(scores - true).mean()
+                print(
+                    f"{what}: error {error:.3f}, bias {bias:+.3f}, correlation {correlation:.2f}, {len(true)} held out"
+                )
+    return coefficients
 
 
 def main() -> None:
@@ -76,37 +168,25 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=12, help="training cases of each data set")
     parser.add_argument("--objects", type=int, default=4, help="objects of each case")
     parser.add_argument("--clicks", type=int, default=6, help="clicks on each object")
+    parser.add_argument("--named-clicks", type=int, default=3, help="clicks on each object beside its name")
+    parser.add_argument("--only", choices=("clicks", "names"), help="fit one of the two, and keep the other")
     arguments = parser.parse_args()
     predictor = Predictor.from_pretrained(arguments.model)
-    rows, owners = [], []
-    for number, (dataset, volume, truth) in enumerate(
-        objects_of(arguments.data_root, arguments.cases, arguments.objects, seed=0)
-    ):
-        measured = measure(predictor, volume, truth, arguments.clicks)
-        rows += measured
-        owners += [(number, dataset)] * len(measured)
-    features, ious = np.stack([row[0] for row in rows]), np.array([row[1] for row in rows])
-    numbers = np.array([owner[0] for owner in owners])
-    datasets = np.array([owner[1] for owner in owners])
-    shares = {name: 1 / (datasets == name).sum() for name in set(datasets)}
-    held_out = numbers % 4 == 0
-    for name, fitted in (("three quarters", ~held_out), ("all", np.ones(len(ious), dtype=bool))):
-        weights = np.array([shares[d] for d in datasets[fitted]])
-        repeats = np.maximum(1, np.round(weights / weights.min())).astype(int)  # each data set counts the same
-        coefficients = fit_calibration(np.repeat(features[fitted], repeats, axis=0), np.repeat(ious[fitted], repeats))
-        if name == "three quarters":
-            expected = 1 / (1 + np.exp(-features[held_out] @ np.array(coefficients)))
-            raw = 1 / (1 + np.exp(-features[held_out, FEATURES.index("estimate")]))
-            for what, scores in (("decoder's estimate", raw), ("calibrated", expected)):
-                correlation = np.corrcoef(scores, ious[held_out])[0, 1]
-                bias = (scores - ious[held_out]).mean()
-                print(f"{what}: correlation {correlation:.2f}, bias {bias:+.3f}, on {held_out.sum()} answers held out")
     path = arguments.model / CONFIG_NAME
     content = json.loads(path.read_text(encoding="utf-8"))
-    content.get("model", content)["score_calibration"] = list(coefficients)
+    for kind, field, clicks in (
+        ("clicks", "score_calibration", arguments.clicks),
+        ("names", "named_score_calibration", arguments.named_clicks),
+    ):
+        is_named = kind == "names"
+        if arguments.only not in (None, kind) or is_named and not predictor.understands_text:
+            continue
+        things = objects_of(arguments.data_root, arguments.cases, arguments.objects, seed=0)
+        answers = collect(predictor, things, clicks, is_named)
+        content.get("model", content)[field] = list(calibrate(answers))
+        print(f"{path}: {field} of {len(answers.ious)} answers on {len(set(answers.objects))} objects")
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"{path}: score_calibration of {len(ious)} answers on {numbers.max() + 1} objects")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ class ModelConfig:
     """Digest of the sentence encoder whose embeddings text prompts were trained with; empty where there are none."""
     score_calibration: tuple[float, ...] = ()
     """Coefficients of :func:`promptseg.quality.calibrated_score`; empty for the decoder's estimate as it is."""
+    named_score_calibration: tuple[float, ...] = ()
+    """The same for objects that were named; empty: as for others."""
     activation_checkpointing: bool = False
     """Recompute transformer blocks in the backward pass, to save memory in training."""
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
@@ -96,11 +98,11 @@ class ModelConfig:
             if len(value) != 3 or min(value) < (name != "stem_depths"):
                 raise ValueError(f"{name}={value}: expected three positive integers, for strides 2, 4 and 8")
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "score_calibration", tuple(float(c) for c in self.score_calibration))
-        if len(self.score_calibration) not in (0, NUM_SCORE_FEATURES):
-            raise ValueError(
-                f"score_calibration of {len(self.score_calibration)} numbers: expected {NUM_SCORE_FEATURES} or none"
-            )
+        for name in ("score_calibration", "named_score_calibration"):
+            coefficients = tuple(float(c) for c in getattr(self, name))
+            object.__setattr__(self, name, coefficients)
+            if len(coefficients) not in (0, NUM_SCORE_FEATURES):
+                raise ValueError(f"{name} of {len(coefficients)} numbers: expected {NUM_SCORE_FEATURES} or none")
         terms = tuple(TextTerm(**t) if isinstance(t, dict) else t for t in self.text_terms)
         object.__setattr__(self, "text_terms", terms)
         if isinstance(self.preprocessing, dict):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from promptseg import Predictor
+from promptseg.quality import FEATURES
 
 from ..toy_text import KIDNEY, LIVER, Ball, draw_image, inside_ball, train_toy
 from .conftest import dice
@@ -39,3 +42,22 @@ def test_what_is_not_there_stays_empty(toy: Predictor) -> None:
     toy.set_image(draw_image([PLACES["kidney"]], seed=1), spacing=1)
     assert toy.predict(text="kidney").mask.sum() > 80
     assert toy.predict(text="liver").mask.sum() < 40
+
+
+def test_names_have_a_calibration_of_their_own_and_clicks_keep_theirs(
+    toy: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest = [0.0] * (len(FEATURES) - 1)
+    calibrated = replace(toy.model.config, score_calibration=(-1.0, *rest), named_score_calibration=(2.0, *rest))
+    monkeypatch.setattr(toy.model, "config", calibrated)
+    toy.set_image(draw_image(list(PLACES.values())), spacing=1)
+    by_click, by_name = 1 / (1 + np.exp(1)), 1 / (1 + np.exp(-2))
+    place = tuple(int(x) for x in PLACES["kidney"][0])
+    assert toy.predict(points=[place], labels=[1]).score == pytest.approx(by_click)
+    assert toy.predict(text="kidney").score == pytest.approx(by_name)
+    assert toy.predict(text="kidney", points=[place], labels=[1]).score == pytest.approx(by_name)
+    found = toy.segment_all(["kidney"])
+    assert found.scores[1] == found.object("kidney").score == pytest.approx(by_name)
+    assert found.object("kidney").logits_lowres.state.drawing.score != pytest.approx(by_name)
+    monkeypatch.setattr(toy.model, "config", replace(calibrated, named_score_calibration=()))
+    assert toy.predict(text="kidney").score == pytest.approx(by_click)
