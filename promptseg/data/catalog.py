@@ -67,6 +67,8 @@ class Override:
     """Modality of these cases."""
     annotated: tuple[str, ...] | None = None
     """Terms annotated in these cases."""
+    absent: tuple[str, ...] | None = None
+    """Terms that are certainly not in these images."""
     complete: bool | None = None
     """Whether every instance of the annotated terms is labelled."""
     instances: bool | None = None
@@ -102,6 +104,7 @@ class Case:
         frame: index on the fourth axis of the file, or None for a 3D file.
         labels: files; empty for an unlabelled image.
         annotated: label values whose absence means "not in this image".
+        absent: terms that are certainly not in the image.
         complete: whether every instance of those is labelled.
         instances: whether label values number instances rather than name structures.
     """
@@ -115,6 +118,7 @@ class Case:
     frame: int | None = None
     labels: tuple[LabelFile, ...] = ()
     annotated: tuple[int, ...] = ()
+    absent: tuple[str, ...] = ()
     complete: bool = True
     instances: bool = False
 
@@ -187,7 +191,8 @@ class Catalog:
     annotated: tuple[str, ...] | None = None
     """Terms that are annotated; None: all. A term that is not is unknown in the image, never background."""
     absent: tuple[str, ...] = ()
-    """Terms that are certainly not in these images, such as the lung in a head; what is part of them is not, either."""
+    """Terms that are certainly not in these images, such as the lung in a head; what is part of them is not, either.
+    Cases of which that is not sure have ``absent`` in an override."""
     complete: bool = True
     """Whether every instance of the annotated terms is labelled."""
     instances: bool = False

@@ -185,7 +185,8 @@ def _structure(catalog: Catalog, found: Scan) -> Iterable[Finding]:
     if catalog.licence.lower().startswith("unknown"):
         yield Finding("warning", "licence", catalog.name, "", "the licence is not known: state it in the catalog")
     yield from find_split_patients([(case.dataset, case.patient, case.fold) for case in cases])
-    names = [*catalog.names.values(), *(name for name, _ in catalog.unions), *catalog.absent]
+    absent = [name for override in catalog.overrides for name in override.absent or ()]
+    names = [*catalog.names.values(), *(name for name, _ in catalog.unions), *catalog.absent, *absent]
     for name, reason in unknown_terms(names).items():
         yield Finding("warning", "unknown-term", catalog.name, "", f"{name!r} is not in the vocabulary: {reason}")
 

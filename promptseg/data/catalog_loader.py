@@ -223,9 +223,7 @@ def _fold_rule(item: tuple[str, Any]) -> FoldRule:
 def _override(content: Mapping[str, Any]) -> Override:
     fields = dict(content)
     match = fields.pop("match")
-    annotated = fields.pop("annotated", None)
-    return Override(
-        match=(match,) if isinstance(match, str) else tuple(map(str, match)),
-        annotated=None if annotated is None else tuple(annotated),
-        **fields,
-    )
+    for name in ("annotated", "absent"):
+        if fields.get(name) is not None:
+            fields[name] = tuple(map(str, fields[name]))
+    return Override(match=(match,) if isinstance(match, str) else tuple(map(str, match)), **fields)

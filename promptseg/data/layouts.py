@@ -150,7 +150,7 @@ def scan(catalog: Catalog) -> Scan:
 def _override(catalog: Catalog, case: Case) -> Case:
     for override in catalog.overrides:
         if matches(override.match, case, catalog.root):
-            changes = {key: getattr(override, key) for key in ("modality", "complete", "instances")}
+            changes = {key: getattr(override, key) for key in ("modality", "absent", "complete", "instances")}
             changes = {key: value for key, value in changes.items() if value is not None}
             if override.annotated is not None:
                 changes["annotated"] = catalog.annotated_values(override.annotated)
@@ -170,6 +170,7 @@ def _new_case(catalog: Catalog, name: str, patient: str, image: Path | None, lab
         image=image,
         labels=labels,
         annotated=catalog.annotated_values() if labels else (),
+        absent=catalog.absent,
         complete=catalog.complete,
         instances=catalog.instances,
     )

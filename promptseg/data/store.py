@@ -176,7 +176,7 @@ def _bring_up_to_date(pair: tuple[Catalog, Case], root: Path, config: StoreConfi
     catalog, case = pair
     folder = case_folder(root, case)
     record = _read_record(folder)
-    if record is not None and any(record[key] != value for key, value in describe(case).items()):
+    if record is not None and any(record.get(key) != value for key, value in describe(case).items()):
         record = {**record, **describe(case)}
         write_record(folder, record)  # before anything can fail: no case stays in a fold that it has left
     if record is not None and record.get("signature") == source_signature(catalog, case, config):
@@ -229,7 +229,6 @@ def _merge_datasets(root: Path, catalogs: Sequence[Catalog]) -> dict[str, Any]:
             **{key: getattr(catalog, key) for key in kept},
             "terms": {str(value): name for value, name in catalog.names.items()},
             "unions": {name: list(values) for name, values in catalog.unions},
-            "absent": list(catalog.absent),
             "ignore": list(catalog.ignore),
             "unnamed_values": catalog.unnamed_values,
         }

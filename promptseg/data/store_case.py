@@ -92,6 +92,7 @@ def describe(case: Case) -> dict[str, Any]:
         "fold": case.fold,
         "modality": case.modality,
         "annotated": list(case.annotated),
+        "absent": list(case.absent),
         "complete": case.complete,
         "instances": case.instances,
     }

@@ -126,6 +126,12 @@ class StoreCase:
         return tuple(self.record["annotated"])
 
     @property
+    def absent(self) -> tuple[str, ...]:
+        """Terms that are certainly not in the image."""
+        of_dataset = self.dataset_info.get("absent", ())  # where stores once had them
+        return tuple(self.record.get("absent", of_dataset))
+
+    @property
     def complete(self) -> bool:
         """Whether every instance of the annotated terms is labelled."""
         return self.record["complete"]

@@ -163,9 +163,8 @@ def open_volume(case: StoreCase, preprocessing: PreprocessingConfig) -> Training
         foreground = case.source.table(case.record, "foreground")
         plan = LabelPlan.make(case.record["labels"], foreground, case.shape, case.spacing_mm, case.has_image, wild)
         labels = StoredLabels(CaseArray(case, "label"), plan.low, plan.step, plan.shape, plan.renumbering)
-        structures = structures_of(
-            names, tuple(info["unions"].items()), info.get("absent", ()), case.annotated, case.complete
-        )
+        unions = tuple(info["unions"].items())
+        structures = structures_of(names, unions, case.absent, case.annotated, case.complete)
         return _volume(case, tuple(levels), labels, case.spacing_mm, plan, names, structures)
     return _volume(case, tuple(levels), None, case.spacing_mm, None, {})
 
@@ -191,7 +190,7 @@ def load_volume(catalog: Catalog, case: Case, preprocessing: PreprocessingConfig
     wild = wild_values(rows[:, 0].tolist(), catalog.names, catalog.ignore, is_object)
     plan = LabelPlan.make(rows, foreground, array.shape, spacing_mm, image is not None, wild)
     thinned = array[plan.slices]
-    structures = structures_of(catalog.names, catalog.unions, catalog.absent, case.annotated, case.complete)
+    structures = structures_of(catalog.names, catalog.unions, case.absent, case.annotated, case.complete)
     renumbered = renumber(np.ascontiguousarray(thinned), plan.renumbering)
     return _volume(case, levels, renumbered, spacing_mm, plan, catalog.names, structures)
 

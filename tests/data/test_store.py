@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from promptseg.data import Store, StoreConfig, check_catalogs, prepare
+from promptseg.data.catalog import FoldRule, Override
 from promptseg.data.catalog_check import content_hash
 from promptseg.data.label_maps import read_labels
 from promptseg.data.reading import read_grid
@@ -219,11 +221,32 @@ def test_what_is_not_annotated_survives_into_the_store(make_catalog: MakeCatalog
     assert report.kept == () or report.prepared == (), "the same files: all kept, or all made again"
 
 
+def test_what_is_absent_reaches_the_store_without_new_arrays(make_catalog: MakeCatalog, tmp_path: Path) -> None:
+    catalog = make_catalog()
+    prepare([catalog], tmp_path / "store", config=SMALL)
+    overrides = (Override(match=("p01",), absent=("brain",)),)
+    catalog = dataclasses.replace(catalog, absent=("brain", "lung"), overrides=overrides)
+    report = prepare([catalog], tmp_path / "store", config=SMALL)
+    assert (report.prepared, len(report.kept)) == ((), 3)
+    found = {case.name: case.absent for case in Store(tmp_path / "store")}
+    assert found == {"p00": ("brain", "lung"), "p01": ("brain",), "p02": ("brain", "lung")}
+
+
+def test_a_store_that_names_what_is_absent_for_a_whole_data_set_is_read(
+    make_catalog: MakeCatalog, tmp_path: Path
+) -> None:
+    prepare([make_catalog()], tmp_path / "store", config=SMALL)
+    index, top = tmp_path / "store" / "index.jsonl", tmp_path / "store" / "store.json"
+    records = [json.loads(line) for line in index.read_text().splitlines()]
+    without = [{key: value for key, value in record.items() if key != "absent"} for record in records]
+    index.write_text("".join(json.dumps(record) + "\n" for record in without))
+    content = json.loads(top.read_text())
+    content["datasets"]["blobs"]["absent"] = ["brain"]
+    top.write_text(json.dumps(content))
+    assert [case.absent for case in Store(tmp_path / "store")] == [("brain",)] * 3
+
+
 def test_new_folds_reach_the_store_without_new_arrays(make_catalog: MakeCatalog, tmp_path: Path) -> None:
-    import dataclasses
-
-    from promptseg.data.catalog import FoldRule
-
     catalog = make_catalog()
     prepare([catalog], tmp_path / "store", config=SMALL)
     moved = dataclasses.replace(catalog, folds=(FoldRule("validation", match=("p01", "p02")),))
@@ -235,7 +258,6 @@ def test_new_folds_reach_the_store_without_new_arrays(make_catalog: MakeCatalog,
 
 
 def test_a_case_that_is_excluded_leaves_the_index(make_catalog: MakeCatalog, tmp_path: Path) -> None:
-    import dataclasses
 
     first, other = make_catalog(), make_catalog(name="others", seed=50)
     prepare([first, other], tmp_path / "store", config=SMALL)

@@ -41,7 +41,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Catalog], 
     save_nifti(root / "spine/images/s.nii.gz", image)
     save_nifti(root / "spine/labels/s.nii.gz", labels)
     catalogs = {
-        "organs": describe(root / "organs", "organs", ignore=[255]),
+        "organs": describe(
+            root / "organs", "organs", ignore=[255], absent=["brain"], overrides=[{"match": "p1", "absent": ["lung"]}]
+        ),
         "maps": describe(root / "maps", "maps", images="", unnamed_values="expected"),
         "spine": describe(root / "spine", "spine", instances=True, terms={3: "vertebra", 1500: "vertebra"}),
     }
@@ -75,6 +77,17 @@ def test_draws_from_the_store_are_the_draws_from_the_files(data) -> None:
     assert {"organs", "maps (painted)", "spine"} <= sources
 
 
+def test_what_is_absent_is_so_case_by_case(data) -> None:
+    _, store = data
+    missing = [
+        {s.name for s in open_volume(store[key], PREPROCESSING).structures if not s.values}
+        for key in ("organs/p0", "organs/p1", "spine/s")
+    ]
+    assert "thalamus" in missing[0] and "lung" not in missing[0]
+    assert "lung" in missing[1] and "thalamus" not in missing[1]
+    assert not missing[2]
+
+
 def test_crops_at_every_scale_are_equal(data) -> None:
     """Without the sampler's augmentation, from the finest to the coarsest level."""
     catalogs, store = data
@@ -96,7 +109,7 @@ def test_what_the_sampler_is_told_is_equal_and_true(data, key: str) -> None:
     ours = open_volume(store[key], PREPROCESSING)
     case = next(case for case in catalogs[name].cases() if case.name == case_name)
     theirs = load_volume(catalogs[name], case, PREPROCESSING)
-    for attribute in ("case", "dataset", "modality", "shape", "extent_mm", "extents_mm", "names"):
+    for attribute in ("case", "dataset", "modality", "shape", "extent_mm", "extents_mm", "names", "structures"):
         assert getattr(ours, attribute) == getattr(theirs, attribute), attribute
     assert list(ours.objects) == list(theirs.objects)
     assert isinstance(theirs.labels, np.ndarray)
