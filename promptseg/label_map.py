@@ -18,7 +18,7 @@ def render_labels(
     canvases: Mapping[int, Canvas],
     parts: Mapping[int, Sequence[int]] | None = None,
     advantages: Mapping[int, float] | None = None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, dict[int, int]]:
     """Draws objects into one label map.
 
     Where objects overlap, a part has the voxel before the whole that it is part of, and of all others the one with the
@@ -31,10 +31,12 @@ def render_labels(
         advantages: label value -> what is added to an object's logits where it overlaps others, 0 or more; None for 0.
 
     Returns:
-        (n0, n1, n2) canonical voxels, uint8, or uint16 where a value needs it. Cost: linear in the objects' boxes.
+        (n0, n1, n2) canonical voxels, uint8, or uint16 where a value needs it; and label value -> voxels of the
+        object alone, covered or not. Cost: linear in the objects' boxes.
     """
     whole = tuple(int(n) for n in shape)
     found = np.zeros(whole, dtype=np.uint8 if max(canvases, default=0) < 256 else np.uint16)
+    sizes = dict.fromkeys(canvases, 0)
     boxes = {value: _reach(canvas, whole) for value, canvas in canvases.items()}
     for first in range(0, whole[0], SLAB):
         slab = (np.array([first, 0, 0]), np.array([min(first + SLAB, whole[0]), *whole[1:]]))
@@ -44,6 +46,7 @@ def render_labels(
             if region is None:
                 continue
             logits = canvas.sample(*region).clamp(max=3e4).numpy().astype(np.float16)
+            sizes[value] += int(np.count_nonzero(logits > 0))
             for part in (parts or {}).get(value, ()):
                 _leave_out(logits, region, canvases.get(part), boxes.get(part))
             logits[logits > 0] += np.float16((advantages or {}).get(value, 0.0))
@@ -51,7 +54,7 @@ def render_labels(
             wins = logits > view
             view[wins] = logits[wins]
             found[box_slices(*region)][wins] = value
-    return found
+    return found, sizes
 
 
 def _reach(canvas: Canvas, shape: tuple[int, ...]) -> Box:

@@ -52,14 +52,19 @@ class LabelPrediction:
     encoder_calls: int
     weights: str = ""
     _found: Mapping[int, tuple[PromptSet, Drawing]] = field(default_factory=dict, repr=False)
+    _sizes: Mapping[int, int] = field(default_factory=dict, repr=False)
     _signature: str = field(default="", repr=False)
     _calibration: Sequence[float] = field(default=(), repr=False)
 
     def volumes_ml(self) -> dict[int, float]:
         """Label value -> volume in the label map, in millilitres; 0 for one that was not found."""
-        counts = np.bincount(self.labels.reshape(-1), minlength=max(self.names, default=0) + 1)
         voxel_ml = float(abs(np.linalg.det(self.volume.affine[:3, :3]))) / 1000
-        return {value: float(counts[value]) * voxel_ml for value in self.names}
+        return {value: count * voxel_ml for value, count in self._counts().items()}
+
+    def _counts(self) -> dict[int, int]:
+        """Label value -> voxels in the label map."""
+        counts = np.bincount(self.labels.reshape(-1), minlength=max(self.names, default=0) + 1)
+        return {value: int(counts[value]) for value in self.names}
 
     def object(self, which: str | int) -> Prediction:
         """One structure as an object of its own, whole even where another one lies over it in the label map.
@@ -86,8 +91,11 @@ class LabelPrediction:
         return write_volume(path, self.labels, self.volume.affine, reference=self.volume.source)
 
     def table(self) -> list[dict[str, Any]]:
-        """One row for each structure: ``value``, ``name``, ``volume_ml``, ``score``, ``presence`` and ``found``."""
-        amounts = self.volumes_ml()
+        """One row per structure: ``value``, ``name``, ``volume_ml``, ``score``, ``presence``, ``found`` and ``shown``.
+
+        ``shown`` is the share of the structure, 0 to 1, that no other one covers in the label map; 0 for one not found.
+        """
+        amounts, counts = self.volumes_ml(), self._counts()
         return [
             {
                 "value": value,
@@ -96,6 +104,7 @@ class LabelPrediction:
                 "score": round(self.scores[value], 4),
                 "presence": round(self.presence[value], 4),
                 "found": bool(self._found[value][1].score) if value in self._found else amounts[value] > 0,
+                "shown": round(counts[value] / max(1, self._sizes.get(value, counts[value])), 4),
             }
             for value, name in self.names.items()
         ]
@@ -149,7 +158,7 @@ def assemble(
     """
     volume = engine.volume
     canvases = {r.value: f.canvas for r, f in zip(requests, found, strict=True) if f.canvas is not None}
-    labels = render_labels(volume.canonical_shape, canvases, parts, advantages)
+    labels, sizes = render_labels(volume.canonical_shape, canvases, parts, advantages)
     drawings = {}
     for request, finding in zip(requests, found, strict=True):
         canvas = Canvas.blank(engine.lattice) if finding.canvas is None else finding.canvas
@@ -169,6 +178,7 @@ def assemble(
         encoder_calls=encoder_calls,
         weights=engine.model.config.name,
         _found=drawings,
+        _sizes=sizes,
         _signature=engine.signature,
         _calibration=calibration,
     )

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ..predictor import Predictor
     from ..volume import Volume
 
+MIN_SHOWN = 0.05
+"""Share of a structure that a label map has to show for the structure to be listed as one that it holds."""
+
 
 @dataclass(frozen=True)
 class SegmentConfig:
@@ -148,14 +151,15 @@ def write_labels(config: SegmentConfig, prediction: LabelPrediction) -> int:
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Prints what a label map holds as a table, and in a line each what others cover and what was not found."""
-    shown = [row for row in rows if row["found"] and row["volume_ml"] > 0]
+    found = [row for row in rows if row["found"]]
+    shown = [row for row in found if row["shown"] >= MIN_SHOWN]
     if shown:
         width = max(len(row["name"]) for row in shown)
         print(f"  {'value':>5}  {'name':<{width}}  {'ml':>9}  {'est. IoU':>8}  {'presence':>8}")
     for row in shown:
         numbers = f"{row['volume_ml']:>9.4g}  {row['score']:>8.2f}  {row['presence']:>8.2f}"
         print(f"  {row['value']:>5}  {row['name']:<{width}}  {numbers}")
-    covered = [row["name"] for row in rows if row["found"] and row["volume_ml"] == 0]
+    covered = [row["name"] for row in found if row["shown"] < MIN_SHOWN]
     missing = [f"{row['name']} (presence {row['presence']:.2f})" for row in rows if not row["found"]]
     for what, names in (("covered by others", covered), ("not found", missing)):
         if names:

@@ -79,21 +79,30 @@ def test_several_texts_are_a_label_map_with_a_table(run: Run, named_weights: Pat
     assert content["image"] == str(image)
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
     for row in content["labels"]:
-        assert set(row) == {"value", "name", "volume_ml", "score", "presence", "found"}
+        assert set(row) == {"value", "name", "volume_ml", "score", "presence", "found", "shown"}
         assert row["volume_ml"] == pytest.approx((labels == row["value"]).sum() * voxel_ml, rel=1e-3)
 
 
 def test_the_table_has_what_is_in_the_map_and_names_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        {"value": 1, "name": "liver", "volume_ml": 1301.4, "score": 0.81, "presence": 0.99, "found": True},
-        {"value": 2, "name": "left putamen", "volume_ml": 0.0, "score": 0.1, "presence": 0.9, "found": True},
-        {"value": 3, "name": "spleen", "volume_ml": 0.0, "score": 0.0, "presence": 0.02, "found": False},
+        {
+            "value": 1,
+            "name": "liver",
+            "volume_ml": 1301.4,
+            "score": 0.81,
+            "presence": 0.99,
+            "found": True,
+            "shown": 0.9,
+        },
+        {"value": 2, "name": "left putamen", "volume_ml": 0, "score": 0.1, "presence": 0.9, "found": True, "shown": 0},
+        {"value": 3, "name": "pons", "volume_ml": 0.1, "score": 0.1, "presence": 0.9, "found": True, "shown": 0.04},
+        {"value": 4, "name": "spleen", "volume_ml": 0, "score": 0, "presence": 0.02, "found": False, "shown": 0},
     ]
     print_table(rows)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[1:2]] == [["1", "liver", "1301", "0.81", "0.99"]]
-    assert lines[2:] == ["  covered by others: left putamen", "  not found: spleen (presence 0.02)"]
-    print_table(rows[2:])
+    assert lines[2:] == ["  covered by others: left putamen, pons", "  not found: spleen (presence 0.02)"]
+    print_table(rows[3:])
     assert capsys.readouterr().out == "  not found: spleen (presence 0.02)\n"
 
 

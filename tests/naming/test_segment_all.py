@@ -51,6 +51,8 @@ def test_everything_the_weights_know_is_found_or_said_to_be_absent(named: Named,
     assert content["weights"] == "named"
     assert [row["name"] for row in content["labels"]] == list(NAMES.values())
     assert [row["found"] for row in content["labels"]] == [True, True, True, False, True]
+    shown = [row["shown"] for row in content["labels"]]
+    assert min(shown[:3]) > 0.9 and shown[4] == 1 and shown[3] == 0
     assert content["labels"][0]["volume_ml"] == pytest.approx(result.volumes_ml()[1], abs=1e-3)
 
 
@@ -161,13 +163,15 @@ def test_overlaps_go_to_the_larger_logit_but_to_a_part_before_its_whole(
     second[16:] = 3.0
     canvases = canvases_of(predictor, first, second)
     shape = predictor.volume.canonical_shape
-    by_logit = render_labels(shape, canvases)
+    by_logit, sizes = render_labels(shape, canvases)
     assert (by_logit[0] == 1).all()
     assert (by_logit[-1] == 2).all()
+    assert sizes[1] == sizes[2] == by_logit.size, "each of them fills the volume, whoever is in front"
     second[:13] = -1.0
     canvases = canvases_of(predictor, first, second, torch.full((32, 32, 32), 1.5))
-    with_part = render_labels(shape, canvases, {1: (2,)})
+    with_part, sizes = render_labels(shape, canvases, {1: (2,)})
     assert set(np.unique(with_part)) == {1, 2, 3}
+    assert sizes[1] == sizes[3] == with_part.size > sizes[2] > (with_part == 2).sum()
     assert (with_part[0] == 1).all()  # no part is here, and the whole is surer than the third
     assert (with_part[-1] == 2).all()
     assert (with_part[15] == 3).all()  # the part takes the whole away, and the third is surer than the part
@@ -179,9 +183,9 @@ def test_a_better_score_wins_an_overlap_but_makes_nothing_larger(named: Named) -
     second[:13] = -1.0
     canvases = canvases_of(predictor, first, second)
     shape = predictor.volume.canonical_shape
-    found = render_labels(shape, canvases, advantages={1: 0.0, 2: 2.0})
+    found, _ = render_labels(shape, canvases, advantages={1: 0.0, 2: 2.0})
     assert (found[-1] == 2).all() and (found[0] == 1).all()
-    assert (render_labels(shape, canvases)[-1] == 1).all()
+    assert (render_labels(shape, canvases)[0][-1] == 1).all()
 
 
 def test_trust_rises_with_score_presence_and_training_cases(named: Named) -> None:
@@ -211,10 +215,10 @@ def test_asking_for_everything_asks_for_no_pair_twice() -> None:
 def test_values_above_255_need_two_bytes(named: Named) -> None:
     predictor, _ = named
     canvases = {300: canvases_of(predictor, torch.full((32, 32, 32), 2.0))[1]}
-    found = render_labels(predictor.volume.canonical_shape, canvases)
+    found, _ = render_labels(predictor.volume.canonical_shape, canvases)
     assert found.dtype == np.uint16
     assert (found == 300).all()
-    assert render_labels((3, 4, 5), {}).dtype == np.uint8
+    assert render_labels((3, 4, 5), {})[0].dtype == np.uint8
 
 
 def test_what_is_part_of_what() -> None:
