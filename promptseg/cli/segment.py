@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MIN_SHOWN = 0.05
 """Share of a structure that a label map has to show for the structure to be listed as one that it holds."""
+MAX_LISTED = 12
+"""Names that are listed in a line; of more the number is told."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,9 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
     covered = [row["name"] for row in found if row["shown"] < MIN_SHOWN]
     missing = [f"{row['name']} (presence {row['presence']:.2f})" for row in rows if not row["found"]]
     for what, names in (("covered by others", covered), ("not found", missing)):
-        if names:
+        if len(names) > MAX_LISTED:
+            print(f"  {what}: {len(names)} names; the JSON table has them")
+        elif names:
             print(f"  {what}: {', '.join(names)}")
 
 

@@ -104,6 +104,8 @@ def test_the_table_has_what_is_in_the_map_and_names_the_rest(capsys: pytest.Capt
     assert lines[2:] == ["  covered by others: left putamen, pons", "  not found: spleen (presence 0.02)"]
     print_table(rows[3:])
     assert capsys.readouterr().out == "  not found: spleen (presence 0.02)\n"
+    print_table(rows[3:] * 40)
+    assert capsys.readouterr().out == "  not found: 40 names; the JSON table has them\n"
 
 
 def test_all_finds_what_the_weights_know(run: Run, named_weights: Path, image: Path, tmp_path: Path) -> None:
