@@ -4,7 +4,8 @@
         --report report/clicks --report report/box -o checkpoints/promptseg-tiny
 
 Beside the weights (float16) and ``config.json`` it writes the recipe, the log, the curves, the list of training cases,
-and the model card. Every number on the card is read from the reports; without a report the card has none.
+and the model card. Every number on the card is read from the reports; without a report the card has none. Reports of
+one protocol on several data sets are read as one.
 """
 
 from __future__ import annotations
@@ -74,16 +75,23 @@ def dice_by_step(records: list[StepRecord]) -> dict[str, dict[str, dict[int, tup
     }
 
 
-def accuracy_tables(reports: list[Path]) -> str:
-    """One markdown table for each report: mean Dice per data set and model, and the mean over data sets."""
-    parts = []
+def by_protocol(reports: list[Path]) -> dict[tuple[str, str], list[StepRecord]]:
+    """(Protocol, fold) -> records of all its reports, in the order of the reports."""
+    found: dict[tuple[str, str], list[StepRecord]] = {}
     for report in reports:
-        summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
-        settings = summary["settings"]
-        found = dice_by_step(read_csv(report / "results.csv"))
+        settings = json.loads((report / "summary.json").read_text(encoding="utf-8"))["settings"]
+        found.setdefault((settings["protocol"], settings["fold"]), []).extend(read_csv(report / "results.csv"))
+    return found
+
+
+def accuracy_tables(reports: list[Path]) -> str:
+    """One markdown table for each protocol: mean Dice per data set and model, and the mean over data sets."""
+    parts = []
+    for (protocol, fold), records in by_protocol(reports).items():
+        found = dice_by_step(records)
         steps = sorted({s for datasets in found.values() for by_step in datasets.values() for s in by_step})
         shown = [s for s in steps if s in SHOWN_CLICKS or s == 0] or steps
-        parts.append(f"### Protocol `{settings['protocol']}`, fold `{settings['fold']}`: mean Dice\n")
+        parts.append(f"### Protocol `{protocol}`, fold `{fold}`: mean Dice\n")
         heads = ["opening" if s == 0 else f"{s} click{'s' if s > 1 else ''}" for s in shown]
         rows = [f"| data set | objects | model | {' | '.join(heads)} |", "|---|---:|---|" + "---:|" * len(shown)]
         names = sorted({name for datasets in found.values() for name in datasets})
@@ -99,6 +107,28 @@ def accuracy_tables(reports: list[Path]) -> str:
             rows.append(f"| **mean of data sets** | | {model} | {' | '.join(cells)} |")
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
+
+
+def names_table(reports: list[Path], model: str) -> str:
+    """A markdown table of each structure's mean Dice by its name alone and with all names at once; else nothing."""
+    heads = {"text": "by name", "auto": "all names at once"}
+    found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (protocol, _), records in by_protocol(reports).items():
+        for r in records:
+            if protocol in heads and r.model == model and r.repeat == 0 and r.step == 0 and not r.is_absent:
+                found[r.dataset, r.name][protocol].append(r.dice)
+    shown = [p for p in heads if any(p in values for values in found.values())]
+    if not shown:
+        return ""
+    rows = [
+        f"| data set | structure | images | {' | '.join(heads[p] for p in shown)} |",
+        "|---|---|---:" + "|---:" * len(shown) + "|",
+    ]
+    for (dataset, name), values in sorted(found.items()):
+        count = max(len(v) for v in values.values())
+        cells = [f"{sum(values[p]) / len(values[p]):.3f}" if values[p] else "" for p in shown]
+        rows.append(f"| {dataset} | {name} | {count} | {' | '.join(cells)} |")
+    return "### Each structure by its name: mean Dice\n\n" + "\n".join(rows) + "\n"
 
 
 def behaviour(report: Path, model: str) -> list[str]:
@@ -118,15 +148,21 @@ def behaviour(report: Path, model: str) -> list[str]:
     ]
 
 
-def presence(report: Path, model: str) -> str:
-    """A sentence on how well absence was noticed, for reports that asked by name; else nothing."""
-    records = [r for r in read_csv(report / "results.csv") if r.model == model and r.repeat == 0]
-    there, absent = ([r.presence for r in records if r.is_absent == wanted] for wanted in (False, True))
-    if not there or not absent or any(p != p for p in (*there, *absent)):
-        return ""
-    wins = sum((a < t) + 0.5 * (a == t) for t in there for a in absent) / (len(there) * len(absent))
-    protocol = json.loads((report / "summary.json").read_text(encoding="utf-8"))["settings"]["protocol"]
-    return f"- Presence, protocol `{protocol}`: AUROC {wins:.3f} ({len(there)} present, {len(absent)} absent)."
+def presence(reports: list[Path], model: str) -> list[str]:
+    """A sentence on how well absence was noticed for each protocol that asked by name for what is not there."""
+    sentences = []
+    for (protocol, _), records in by_protocol(reports).items():
+        ours = [r for r in records if r.model == model and r.repeat == 0]
+        there, absent = ([r.presence for r in ours if r.is_absent == wanted] for wanted in (False, True))
+        if not there or not absent or any(p != p for p in (*there, *absent)):
+            continue
+        wins = sum((a < t) + 0.5 * (a == t) for t in there for a in absent) / (len(there) * len(absent))
+        drawn = sum(r.dice < 1 for r in ours if r.is_absent)
+        sentences.append(
+            f"- Presence, protocol `{protocol}`: AUROC {wins:.3f} ({len(there)} present; {len(absent)} absent, "
+            f"of which {drawn} were drawn)."
+        )
+    return sentences
 
 
 def main() -> None:
@@ -170,9 +206,10 @@ def main() -> None:
     )
     text = text.replace("## Measured\n", f"## Training\n\n{recipe}\n## Measured\n", 1)
     if options.report:
-        lines = [accuracy_tables(options.report)]
-        lines += ["On the first of these:\n", *behaviour(options.report[0], config.model.name), ""]
-        lines += [line for report in options.report if (line := presence(report, config.model.name))]
+        name = config.model.name
+        lines = [accuracy_tables(options.report), names_table(options.report, name)]
+        lines += ["On the first table's prompts:\n", *behaviour(options.report[0], name), ""]
+        lines += presence(options.report, name)
         text = text.replace("Nothing was measured.", "\n".join(lines), 1)
     if options.note:
         text += "\n" + options.note.read_text(encoding="utf-8").strip() + "\n"
