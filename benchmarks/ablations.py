@@ -154,7 +154,7 @@ def main() -> None:
         logger.info("%s", rows[-1])
         if arguments.json:
             arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print(f"{steps} steps, crops of {config.crops_at(steps)[0]}^3, {len(validator.samples)} validation crops\n")
+    print(f"{steps} steps, crops of {config.crops_at(steps - 1)[0]}^3, {len(validator.samples)} validation crops\n")
     print("| variant | M parameters | loss, first tenth | loss, last tenth | 1 click | 3 clicks | 5 clicks |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:
