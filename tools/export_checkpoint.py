@@ -22,6 +22,7 @@ import torch
 
 from promptseg.cards import CardFacts, TrainingData
 from promptseg.evaluation.charts import ChartFrame, Line, draw_chart
+from promptseg.evaluation.naming import summarise_names
 from promptseg.evaluation.records import StepRecord, read_csv
 from promptseg.models.pretrained import load_pretrained, save_pretrained
 from promptseg.training.config import PretrainConfig
@@ -152,15 +153,13 @@ def presence(reports: list[Path], model: str) -> list[str]:
     """A sentence on how well absence was noticed for each protocol that asked by name for what is not there."""
     sentences = []
     for (protocol, _), records in by_protocol(reports).items():
-        ours = [r for r in records if r.model == model and r.repeat == 0]
-        there, absent = ([r.presence for r in ours if r.is_absent == wanted] for wanted in (False, True))
-        if not there or not absent or any(p != p for p in (*there, *absent)):
+        names = summarise_names([r for r in records if r.model == model])
+        if names["presence_auc"] != names["presence_auc"]:  # nothing absent was asked for
             continue
-        wins = sum((a < t) + 0.5 * (a == t) for t in there for a in absent) / (len(there) * len(absent))
-        drawn = sum(r.dice < 1 for r in ours if r.is_absent)
+        drawn = round(names["absent_answered"] * names["absent_asked"])
         sentences.append(
-            f"- Presence, protocol `{protocol}`: AUROC {wins:.3f} ({len(there)} present; {len(absent)} absent, "
-            f"of which {drawn} were drawn)."
+            f"- Presence, protocol `{protocol}`: AUROC {names['presence_auc']:.3f} ({names['present']} present; "
+            f"{names['absent']} absent, of which {drawn} were drawn)."
         )
     return sentences
 

@@ -190,11 +190,11 @@ def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
         "folds": tuple(map(_fold_rule, (given.get("folds") or {}).items())),
         "overrides": tuple(map(_override, given.get("overrides") or ())),
         "ignore": tuple(map(int, given.get("ignore") or ())),
-        "absent": tuple(map(str, given.get("absent") or ())),
-        "exclude": tuple(map(str, given.get("exclude") or ())),
+        "absent": _texts(given.get("absent") or ()),
+        "exclude": _texts(given.get("exclude") or ()),
     }
     if given.get("annotated") is not None:
-        parsed["annotated"] = tuple(given["annotated"])
+        parsed["annotated"] = _texts(given["annotated"])
     if given.get("fold_table"):
         table = dict(given["fold_table"])
         rename = tuple((str(key), str(value)) for key, value in (table.pop("rename", None) or {}).items())
@@ -217,13 +217,18 @@ def _fold_rule(item: tuple[str, Any]) -> FoldRule:
         return FoldRule(fold, fraction=float(content))
     if not isinstance(content, str | list):
         raise ValueError(f"folds: {fold}: {content!r}: expected a share such as 0.2, or globs of cases or patients")
-    return FoldRule(fold, match=(content,) if isinstance(content, str) else tuple(map(str, content)))
+    return FoldRule(fold, match=_texts(content))
 
 
 def _override(content: Mapping[str, Any]) -> Override:
     fields = dict(content)
-    match = fields.pop("match")
+    fields["match"] = _texts(fields["match"])
     for name in ("annotated", "absent"):
         if fields.get(name) is not None:
-            fields[name] = tuple(map(str, fields[name]))
-    return Override(match=(match,) if isinstance(match, str) else tuple(map(str, match)), **fields)
+            fields[name] = _texts(fields[name])
+    return Override(**fields)
+
+
+def _texts(content: str | Sequence[Any]) -> tuple[str, ...]:
+    """Texts where YAML may hold one or a list of them."""
+    return (content,) if isinstance(content, str) else tuple(map(str, content))

@@ -129,9 +129,9 @@ def test_overrides_and_exclusions(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{kind}/{name}.nii.gz" for kind in ("images", "labels") for name in ("ct1", "mr1", "bad")))
     overrides = [
         {"match": "mr*", "modality": "MR T1", "annotated": ["spleen"], "complete": False, "absent": []},
-        {"match": "nothing", "absent": ["liver"]},
+        {"match": "nothing", "absent": "liver"},
     ]
-    cases = scan(describe(tmp_path, overrides=overrides, exclude=["bad"], absent=["brain"])).cases
+    cases = scan(describe(tmp_path, overrides=overrides, exclude=["bad"], absent="brain")).cases
     assert [(c.name, c.modality, c.annotated, c.complete, c.absent) for c in cases] == [
         ("ct1", "CT", (1, 2), True, ("brain",)),
         ("mr1", "MR T1", (2,), False, ()),
