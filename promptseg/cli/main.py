@@ -30,7 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when all went well, 2 for input that cannot be used, 1 when the machine could not do it (out of memory, a
         self-test that fails).
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say
+        return 0
+
+
+def _run(words: list[str]) -> int:
+    """Runs a command, and gives its exit code."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -46,14 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with messages_on_stderr(logging.INFO if shows_traceback else logging.WARNING):
             command = load_command(name)
-            code = command.run(parse_options(name, command, words[1:]))
-        sys.stdout.flush()
-        return code
+            return command.run(parse_options(name, command, words[1:]))
     except SystemExit as leaving:
         return int(leaving.code or 0)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say
-        return 0
+        raise
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except (ValueError, OSError, ImportError) as error:
