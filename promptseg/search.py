@@ -149,7 +149,7 @@ def _hint(engine: TileEngine, tile: TileKey, tokens: Tensor) -> WordHint:
     """What the word head says of structures on a tile."""
     model = engine.model
     assert model.word_head is not None
-    words = tokens.to(model.device)[None]
+    words = tokens.to(model.device, model.dtype)[None]
     are_present = torch.ones(words.shape[:3], dtype=torch.bool, device=model.device)
     return model.word_head(ImageEmbedding.concatenate(engine.embed([tile])), words, are_present)
 

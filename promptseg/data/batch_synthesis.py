@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..preprocessing import PreprocessingConfig
 from .prompt_simulator import draw_indices
-from .randomness import Randomness
+from .randomness import Randomness, hand_over
 from .supervoxels import supervoxels
 from .synthesis import FIRST_ELLIPSOID, FIRST_TUBE, NUM_VALUES, paint, shape_labels, split_background
 from .transforms import acquire, remap
@@ -47,8 +47,8 @@ def finish_batch(
     size = image.shape[1]
 
     def rows_of(*wanted: int) -> Tensor | None:
-        rows = torch.from_numpy(np.isin(kinds, wanted).nonzero()[0])
-        return rows.to(image.device) if len(rows) else None
+        rows = np.isin(kinds, wanted).nonzero()[0]
+        return hand_over(rows, image.device) if len(rows) else None
 
     if (rows := rows_of(SYNTHETIC)) is not None:
         labels = shape_labels(randomness, len(rows), size)

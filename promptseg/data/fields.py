@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .randomness import Randomness
+from .randomness import Randomness, hand_over
 
 
 def smooth_fields(randomness: Randomness, count: int, channels: int, size: int, cells: int) -> Tensor:
@@ -49,7 +49,7 @@ def blur(volumes: Tensor, sigma_vox: Tensor) -> Tensor:
         x = torch.arange(-radius, radius + 1, dtype=torch.float32)
         kernel = torch.exp(-0.5 * (x / sigma[:, None].clamp(min=1e-3)) ** 2)
         kernel = torch.where(sigma[:, None] < 0.2, (x == 0).float(), kernel)
-        kernel = (kernel / kernel.sum(dim=1, keepdim=True)).to(volumes.device)
+        kernel = hand_over(kernel / kernel.sum(dim=1, keepdim=True), volumes.device)
         padding = [0] * 6
         padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = radius
         padded = F.pad(volumes[:, None], padding, mode="replicate")[:, 0]

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.prompt_encoder import ABSENT
-from .randomness import Randomness, RandomSource
+from .randomness import Randomness, RandomSource, hand_over
 
 _SHARES = (
     "box_share",
@@ -117,8 +118,12 @@ def draw_indices(weights: Tensor, randomness: Randomness, count: int = 1) -> Ten
 
 
 def unravel(index: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
-    """Flat indices (...) as coordinates (..., len(grid))."""
-    return torch.stack(torch.unravel_index(index, tuple(grid)), dim=-1)
+    """Flat indices (...) as coordinates (..., len(grid)); ``torch.unravel_index`` would make a GPU wait."""
+    coordinates = []
+    for side in reversed(grid):
+        coordinates.append(index % side)
+        index = index // side
+    return torch.stack(coordinates[::-1], dim=-1)
 
 
 def values_at(volumes: Tensor, points: Tensor) -> Tensor:
@@ -214,30 +219,30 @@ def draw_boxes(target: Tensor, randomness: Randomness, config: PromptSimulatorCo
     low, high = bounds(target)
     is_flat = randomness.host.random(count) < config.flat_box_share
     axes = randomness.host.integers(3, size=count)
-    is_fixed = torch.zeros(count, 3, dtype=torch.bool)
+    is_fixed = np.zeros((count, 3), dtype=bool)
     for axis in range(3):
-        chosen = torch.from_numpy((is_flat & (axes == axis)).nonzero()[0])
+        chosen = (is_flat & (axes == axis)).nonzero()[0]
         if not len(chosen):
             continue
         is_fixed[chosen, axis] = True
-        rows = chosen.to(target.device)
+        rows = hand_over(chosen, target.device)
         masks = target[rows]
         areas = masks.sum(dim=[a for a in (1, 2, 3) if a != axis + 1]).float()
         places = draw_indices(areas, randomness)[:, 0]
         flat_low, flat_high = bounds(planes_at(masks, axis, places))
-        others = [a for a in range(3) if a != axis]
-        low[rows[:, None], torch.tensor(others, device=low.device)] = flat_low
-        high[rows[:, None], torch.tensor(others, device=low.device)] = flat_high
+        others = hand_over(np.array([a for a in range(3) if a != axis]), low.device)
+        low[rows[:, None], others] = flat_low
+        high[rows[:, None], others] = flat_high
         low[rows, axis], high[rows, axis] = places.float(), places.float() + 1
     size = high - low
     limit = 0.25 * size + 1
     jitter = config.box_jitter * randomness.normal(2, count, 3) * (size + 2)
     jitter = torch.maximum(torch.minimum(jitter, limit), -limit).round()
-    sides = torch.tensor(grid, device=target.device, dtype=torch.float32)
+    sides = hand_over(np.array(grid, dtype=np.float32), target.device)
     reach = randomness.uniform(2, count, 3) * sides / 2  # an object cut by the tile goes on beyond it
     moved_low = low + jitter[0] - reach[0] * (low == 0)
     moved_high = high + jitter[1] + reach[1] * (high == sides)
-    fixed = is_fixed.to(target.device)
+    fixed = hand_over(is_fixed, target.device)
     low, high = torch.where(fixed, low, moved_low), torch.where(fixed, high, moved_high)
     return torch.cat([low, torch.maximum(high, low + 1)], dim=1)
 

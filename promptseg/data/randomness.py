@@ -54,5 +54,11 @@ class Randomness:
         return torch.rand(shape, generator=self.device, device=self.place) * (high - low) + low
 
 
+def hand_over(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """What was decided on the host, on the device; without waiting for what a GPU has been given to do before."""
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    return tensor.to(device, non_blocking=True)
+
+
 RandomSource: TypeAlias = Randomness | np.random.Generator | torch.Generator
 """What functions that draw take; see :meth:`Randomness.of`."""

@@ -6,12 +6,15 @@ a smoothed slice of the region.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..models.layers import dilate
 from .prompt_simulator import box_mean, draw_indices, planes_at, sample_several, unravel, values_at
-from .randomness import Randomness
+from .randomness import Randomness, hand_over
 
 NUM_STROKE_KEY_POINTS = 4
 """Points that stand for a stroke among the clicks."""
@@ -37,7 +40,7 @@ def draw_lines(region: Tensor, start: Tensor, randomness: Randomness) -> tuple[T
     is_bent = (randomness.uniform(count, 1, 1) < 0.5).float()
     wiggle = is_bent * randomness.normal(count, 1, 3) * 2 * torch.sin(torch.pi * steps)
     line = (start[:, None] + (end - start)[:, None] * steps + wiggle).round().long()
-    line = torch.minimum(line.clamp(min=0), torch.tensor(grid, device=region.device) - 1)
+    line = torch.minimum(line.clamp(min=0), hand_over(np.array(grid), region.device) - 1)
     inside = values_at(region, line)  # (N, steps)
     empty = ~inside.any(dim=1)
     line = torch.where(empty[:, None, None], start[:, None], line)
@@ -76,12 +79,12 @@ def draw_plane_strokes(
         members = (axes == axis).nonzero()[0]
         if not len(members):
             continue
-        rows = torch.from_numpy(members).to(region.device)
+        rows = hand_over(members, region.device)
         places = points[rows, axis]
         planes = planes_at(region[rows], axis, places)
         drawn = torch.zeros_like(planes)
         for kind in sorted({kinds[n] for n in members}):
-            of_kind = torch.tensor([i for i, n in enumerate(members) if kinds[n] == kind], device=region.device)
+            of_kind = hand_over(np.array([i for i, n in enumerate(members) if kinds[n] == kind]), region.device)
             drawn[of_kind] = _DRAW[kind](planes[of_kind], randomness)
         exists = drawn.flatten(1).any(dim=1)[:, None, None]
         drawn = torch.where(exists, drawn, planes)
@@ -111,10 +114,9 @@ def _centreline(planes: Tensor, randomness: Randomness) -> Tensor:
 def _contour(planes: Tensor, randomness: Randomness) -> Tensor:
     """The rim of slices on one side of a line through their middle."""
     rim = planes & (dilate((~planes).to(torch.uint8), axes=(-2, -1)) > 0)
-    angle = randomness.host.uniform(0, 2 * torch.pi)
+    angle = float(randomness.host.uniform(0, 2 * math.pi))
     rows, columns = (torch.arange(n, device=planes.device, dtype=torch.float32) for n in planes.shape[1:])
-    direction = torch.tensor(angle, device=planes.device)
-    along = rows[:, None] * direction.cos() + columns * direction.sin()
+    along = rows[:, None] * math.cos(angle) + columns * math.sin(angle)
     mass = planes.float()
     middle = (mass * along).sum((1, 2)) / mass.sum((1, 2)).clamp(min=1)
     return rim & (along > middle[:, None, None])
@@ -144,10 +146,10 @@ def draw_strokes(region: Tensor, points: Tensor, kinds: list[str], randomness: R
     strokes = torch.zeros(region.shape, device=region.device)
     keys = points[:, None].expand(-1, NUM_STROKE_KEY_POINTS, -1).clone()
     if len(lines):
-        rows = lines.to(region.device)
+        rows = hand_over(lines, region.device)
         strokes[rows], keys[rows] = draw_lines(region[rows], points[rows], randomness)
     if len(planes):
-        rows = planes.to(region.device)
+        rows = hand_over(planes, region.device)
         plane_kinds = [drawn[n] for n in planes.tolist()]
         strokes[rows], keys[rows] = draw_plane_strokes(region[rows], points[rows], plane_kinds, randomness)
     return strokes, keys

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .fields import smooth_fields
-from .randomness import Randomness
+from .randomness import Randomness, hand_over
 
 NUM_VALUES = 256
 FIRST_ELLIPSOID, FIRST_TUBE, FIRST_BACKGROUND = 20, 40, 240
@@ -47,8 +47,8 @@ def add_ellipsoids(labels: Tensor, randomness: Randomness, most: np.ndarray) -> 
         centre = host.uniform(0.1, 0.9, (count, 3)) * size
         radii = np.exp(host.uniform(np.log(2.0), np.log(size * 0.4), (count, 1)) + host.normal(0, 0.35, (count, 3)))
         turn = np.linalg.qr(host.standard_normal((count, 3, 3)))[0] / radii[:, :, None]
-        turn_there = torch.from_numpy(turn.astype(np.float32)).to(device)
-        middle = torch.from_numpy((turn @ centre[:, :, None]).astype(np.float32)).to(device)[..., None, None]
+        turn_there = hand_over(turn.astype(np.float32), device)
+        middle = hand_over((turn @ centre[:, :, None]).astype(np.float32), device)[..., None, None]
         distance = (torch.einsum("nij,jdhw->nidhw", turn_there, coordinates) - middle).square().sum(1).sqrt()
         shape = distance + _numbers(host.uniform(0, 0.25, count), device) * warp
         exists = _numbers(numbers > number, device)
@@ -61,7 +61,7 @@ def add_ellipsoids(labels: Tensor, randomness: Randomness, most: np.ndarray) -> 
 def _numbers(values: np.ndarray, device: torch.device) -> Tensor:
     """One value for each volume: (n, 1, 1, 1)."""
     kind = np.float32 if values.dtype.kind == "f" else values.dtype
-    return torch.from_numpy(values.astype(kind)).to(device)[:, None, None, None]
+    return hand_over(values.astype(kind), device)[:, None, None, None]
 
 
 def draw_tree(rng: np.random.Generator, size: int, max_branches: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +122,7 @@ def add_tubes(labels: Tensor, randomness: Randomness, numbers: np.ndarray) -> Te
             points.append(line[inside])
             radii.append(thick[inside].astype(np.float32))
             rows.append(np.full(int(inside.sum()), row))
-        there = [torch.from_numpy(np.concatenate(part)).to(labels.device) for part in (points, radii, rows)]
+        there = [hand_over(np.concatenate(part), labels.device) for part in (points, radii, rows)]
         labels = torch.where(draw_balls(*there, count, size), FIRST_TUBE + number, labels)
     return labels
 
@@ -166,7 +166,7 @@ def paint(labels: Tensor, randomness: Randomness) -> Tensor:
     for row in (host.random(count) < 0.3).nonzero()[0]:  # few intensities: neighbours that intensity cannot tell apart
         means[row] = means[row, host.integers(0, int(host.integers(2, 6)), NUM_VALUES)]
     deviations = host.uniform(0, 0.18, (count, NUM_VALUES)) * host.uniform(0, 1, (count, 1))
-    tables = torch.from_numpy(np.stack([means, deviations]).astype(np.float32)).to(labels.device)
+    tables = hand_over(np.stack([means, deviations]).astype(np.float32), labels.device)
     index = labels.flatten(1)
     texture = smooth_fields(randomness, count, 1, size, int(host.integers(8, 33)))[:, 0]
     mixed = _numbers(host.uniform(0, 1, count), labels.device) * texture

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from ..preprocessing import PreprocessingConfig
 from .fields import blur, coarsen, smooth_fields, take_along
-from .randomness import Randomness, RandomSource
+from .randomness import Randomness, RandomSource, hand_over
 
 
 def _pick(randomness: Randomness, probability: np.ndarray, device: torch.device) -> Tensor | None:
     """Rows that an effect takes, or None."""
     rows = (randomness.host.random(len(probability)) < probability).nonzero()[0]
-    return torch.from_numpy(rows).to(device) if len(rows) else None
+    return hand_over(rows, device) if len(rows) else None
 
 
 def _draw(randomness: Randomness, low: float, high: float, rows: Tensor) -> Tensor:
     """A number for each row, from low to high: (n, 1, 1, 1)."""
     values = randomness.host.uniform(low, high, len(rows)).astype(np.float32)
-    return torch.from_numpy(values).to(rows.device)[:, None, None, None]
+    return hand_over(values, rows.device)[:, None, None, None]
 
 
 def acquire(images: Tensor, source: RandomSource, strength: float | np.ndarray = 1.0) -> Tensor:
@@ -62,8 +62,8 @@ def acquire(images: Tensor, source: RandomSource, strength: float | np.ndarray =
 
 def _thicken(images: Tensor, randomness: Randomness, low: float, high: float, axes: int) -> Tensor:
     """Coarser resolution along ``axes`` of the three axes, by one factor for each volume."""
-    factor = torch.from_numpy(randomness.host.uniform(low, high, len(images)).astype(np.float32)).to(images.device)
-    is_linear = torch.from_numpy(randomness.host.random(len(images)) < 0.7).to(images.device)
+    factor = hand_over(randomness.host.uniform(low, high, len(images)).astype(np.float32), images.device)
+    is_linear = hand_over(randomness.host.random(len(images)) < 0.7, images.device)
     for axis in randomness.host.permutation(3)[:axes]:
         images = coarsen(images, int(axis), factor, is_linear)
     return images
@@ -125,9 +125,8 @@ def equalise(images: Tensor, config: PreprocessingConfig, step: int = 4) -> Tens
     """
     values = images.flatten(1)[:, ::step].sort(dim=1).values.contiguous()
     count, bins = values.shape[1], config.num_bins
-    ends = torch.tensor([config.low_percentile, config.high_percentile], device=images.device) / 100
-    place = (ends * (count - 1)).round().long().expand(len(values), -1)
-    low, high = values.gather(1, place).split(1, dim=1)
+    first, last = (round(p / 100 * (count - 1)) for p in (config.low_percentile, config.high_percentile))
+    low, high = values[:, first, None], values[:, last, None]
     is_flat = high - low < 1e-6
     width = torch.where(is_flat, torch.ones_like(low), high - low)
     edges = low + width * torch.linspace(0, 1, bins + 1, device=images.device)

@@ -19,6 +19,8 @@ NUM_BINS = 64
 """Bins of intensities from -1 to 1."""
 SMOOTHING = 2.0
 """Standard deviation of an intensity's neighbourhood, in bins."""
+CHUNK = 2**16
+"""Voxels that are counted at a time where that takes memory."""
 NUM_STEPS = 24
 """Cells of two voxels that connectedness reaches along each axis."""
 NUM_SIDES = 2
@@ -36,13 +38,28 @@ def similarity(image: Tensor, marks: Tensor) -> Tensor:
         (B, K, N) float32 in [0, 1]; zeros for a set without marks. Cost linear in K * N.
     """
     index = ((image + 1) * ((NUM_BINS - 1) / 2)).round_().clamp_(0, NUM_BINS - 1).long()
+    histogram = (_histogram_by_products if marks.is_cuda else _histogram)(index, marks)
     index = index.unsqueeze(1).expand(marks.shape)
-    histogram = marks.new_zeros(*marks.shape[:2], NUM_BINS).scatter_add_(2, index, marks)
     bins = torch.arange(NUM_BINS, device=image.device, dtype=torch.float32)
     kernel = torch.exp(-0.5 * ((bins[:, None] - bins) / SMOOTHING) ** 2)
     histogram = histogram @ kernel
     histogram = histogram / histogram.amax(dim=2, keepdim=True).clamp(min=1e-6)
     return histogram.gather(2, index)
+
+
+def _histogram(index: Tensor, marks: Tensor) -> Tensor:
+    """Weight of the marks (B, K, N) in each bin, by the bin (B, N) of each voxel: (B, K, NUM_BINS)."""
+    bins = marks.new_zeros(*marks.shape[:2], NUM_BINS)
+    return bins.scatter_add_(2, index.unsqueeze(1).expand(marks.shape), marks)
+
+
+def _histogram_by_products(index: Tensor, marks: Tensor) -> Tensor:
+    """The same as a product of matrices: a GPU adds to one bin what many voxels hold only one voxel at a time."""
+    bins = torch.arange(NUM_BINS, device=index.device)
+    total = marks.new_zeros(*marks.shape[:2], NUM_BINS)
+    for voxels, weights in zip(index.split(CHUNK, dim=1), marks.split(CHUNK, dim=2), strict=True):
+        total = total + weights @ (voxels[..., None] == bins).to(weights.dtype)
+    return total
 
 
 def connectedness(affinity: Tensor, seeds: Tensor, num_steps: int = NUM_STEPS) -> Tensor:

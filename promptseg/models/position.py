@@ -15,7 +15,8 @@ MAX_WAVELENGTH = 512.0
 
 def tile_centre(grid_shape: tuple[int, int, int] | torch.Size, device: torch.device | None = None) -> Tensor:
     """Voxel coordinate of the centre of a (D, H, W) grid whose voxel centres are integers: (3,)."""
-    return (torch.tensor(tuple(grid_shape), dtype=torch.float32, device=device) - 1) / 2
+    centre = (torch.tensor(tuple(grid_shape), dtype=torch.float32) - 1) / 2
+    return centre if device is None else centre.to(device, non_blocking=True)
 
 
 def token_centres(grid_shape: tuple[int, int, int] | torch.Size, stride: int, device: torch.device | None) -> Tensor:

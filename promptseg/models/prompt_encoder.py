@@ -118,7 +118,7 @@ class PromptEncoder(nn.Module):
         present = [prompts.labels != ABSENT]
         if prompts.boxes is not None:
             corners = rearrange(prompts.boxes, "b p k (s c) -> b (p k s) c", s=2)
-            inner = repeat(torch.tensor([0.0, -1.0], device=corners.device), "s -> (n s) 1", n=corners.shape[1] // 2)
+            inner = repeat(-torch.arange(2.0, device=corners.device), "s -> (n s) 1", n=corners.shape[1] // 2)
             codes = self.position_code(corners + inner, grid_shape, spacing_mm)  # centres of the corner voxels
             codes = rearrange(codes, "b (p n) c -> b p n c", p=prompts.num_objects)
             kind = self.corner_embedding.weight.repeat(prompts.boxes.shape[2], 1)

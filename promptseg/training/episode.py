@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.prompt_simulator import PromptSimulatorConfig, correct, corrupt_mask, draw_boxes, sample_points
-from ..data.randomness import Randomness, RandomSource
+from ..data.randomness import Randomness, RandomSource, hand_over
 from ..data.stroke_simulator import draw_strokes
 from ..data.text_targets import Words
 from ..models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
@@ -153,7 +153,7 @@ def _leave_words_alone(state: EpisodeState, is_alone: Tensor) -> None:
 
 def _on(flags: np.ndarray, like: Tensor) -> Tensor:
     """Flags drawn on the host as a tensor on the device."""
-    return torch.from_numpy(flags).to(like.device, non_blocking=True)
+    return hand_over(flags, like.device)
 
 
 def add_strokes(
@@ -177,7 +177,7 @@ def add_strokes(
         randomness: source.
     """
     chosen = has_stroke.nonzero()[0]
-    rows = torch.from_numpy(chosen).to(region.device)
+    rows = hand_over(chosen, region.device)
     signs = labels[rows]
     side = region[rows] & (state.target[rows] == (signs == 1)[:, None, None, None])
     kinds = ["scribble" if is_scribble[n] else "lasso" for n in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,14 @@ def test_labels_are_drawn_where_they_are(predictor: Predictor, monkeypatch: pyte
     loaded: Any = nib.load(path)
     assert np.array_equal(loaded.affine, predictor.volume.affine)
     assert np.array_equal(np.asanyarray(loaded.dataobj), result.labels)
+
+
+def test_learned_tokens_are_looked_for_in_the_dtype_of_the_weights(model: PromptableModel) -> None:
+    looking = PromptableModel(replace(model.config, word_hints=True))
+    predictor = Predictor(looking, dtype=torch.bfloat16).set_image(wanted().astype(np.float32), spacing=SPACING)
+    result = predict_labels(predictor._require_engine(), LABELS)
+    assert result.labels.shape == SHAPE
+    assert set(result.presence) == {1, 300, 4}
 
 
 def test_only_the_labels_asked_for(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:

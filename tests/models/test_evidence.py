@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from promptseg.models import PromptBatch
+from promptseg.models import PromptBatch, evidence
 from promptseg.models.evidence import connectedness, gather_evidence, similarity
 
 
@@ -52,6 +52,15 @@ def test_several_marked_intensities_are_all_similar():
     image = torch.tensor([[-0.8, -0.8, 0.1, 0.1, 0.9, 0.9]])
     found = similarity(image, torch.tensor([[[1.0, 0, 0, 0, 1.0, 0]]]))[0, 0]
     assert torch.allclose(found, torch.tensor([1.0, 1, 0, 0, 1, 1]), atol=1e-3)
+
+
+def test_what_a_gpu_counts_by_products_is_what_is_counted_voxel_by_voxel(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(evidence, "CHUNK", 100)
+    index, marks = torch.randint(evidence.NUM_BINS, (2, 250)), torch.rand(2, 3, 250)
+    counted = evidence._histogram(index, marks)
+    assert torch.allclose(evidence._histogram_by_products(index, marks), counted, rtol=1e-5)
+    assert torch.allclose(counted.sum(dim=2), marks.sum(dim=2), rtol=1e-5)
 
 
 def test_a_path_is_as_strong_as_its_weakest_cell():
