@@ -33,6 +33,9 @@ class InteractionConfig:
     """Clicks up to which one beside the object may say that it is far smaller than drawn, and have it drawn anew."""
     refine_below: float = 0.45
     """Side of an object, relative to a tile's, below which drawing moves to a finer level."""
+    mask_weight: float = 0.1
+    """How much of what was drawn before a correction counts, where prompts on the object tell what it is: a mask that
+    counts in full keeps its errors, of which a click then mends the nearest part alone."""
     ranking: RankingConfig = field(default_factory=RankingConfig)
     """Which answer to an ambiguous first prompt is best."""
 
@@ -71,7 +74,15 @@ class Drawer:
         self.lattice = engine.lattice
         self.config = config or InteractionConfig()
 
-    def draw(self, level: int, box_vox: Box, prompts: PromptSet, canvas: Canvas | None, anew: bool = False) -> Drawing:
+    def draw(
+        self,
+        level: int,
+        box_vox: Box,
+        prompts: PromptSet,
+        canvas: Canvas | None,
+        anew: bool = False,
+        mask_weight: float = 1.0,
+    ) -> Drawing:
         """Draws an object at a level on the tiles that cover a box, and on neighbours where it goes on.
 
         Args:
@@ -80,16 +91,17 @@ class Drawer:
             prompts: of the object.
             canvas: the object so far, as mask prompt; None for none.
             anew: where a tile shows a prompt on the object, draw from the prompts and not from the canvas.
+            mask_weight: how much the mask prompt counts on tiles that show points on the object.
         """
         tiles = self.covering(box_vox, level)
         while len(tiles) > self.config.max_tiles and level < self.lattice.num_levels - 1:
             level += 1
             tiles = self.covering(box_vox, level)
         is_anew = [anew and self.shows_object(tile, prompts) for tile in tiles]
-        output = self.decode(tiles, prompts, canvas, is_anew)
+        output = self.decode(tiles, prompts, canvas, is_anew, mask_weight)
         drawn = Canvas.from_tiles(self.lattice, tiles, output.mask_logits[:, 0, 0])
         drawing = Drawing(drawn, mean_score(output), float(output.presence_scores.max()))
-        return self.extend(drawing, prompts, set(tiles), canvas)
+        return self.extend(drawing, prompts, set(tiles), canvas, mask_weight=mask_weight)
 
     def covering(self, box_vox: Box, level: int) -> list[TileKey]:
         low, high = (self.lattice.to_level(end - 0.5, level) + 0.5 for end in box_vox)
@@ -102,6 +114,7 @@ class Drawer:
         done: set[TileKey],
         hint: Canvas | None,
         keeps_drawn: bool = False,
+        mask_weight: float = 1.0,
     ) -> Drawing:
         """Joins neighbouring tiles where the mask reaches the end of what was drawn, twice at most.
 
@@ -111,6 +124,7 @@ class Drawer:
             done: tiles just drawn; the others are added to them.
             hint: mask prompt if it is of another level; else the drawing itself is.
             keeps_drawn: leave what was drawn as it is.
+            mask_weight: as for :meth:`draw`.
 
         Returns:
             The drawing on more tiles; ``changed`` grows with them where it is known.
@@ -123,21 +137,26 @@ class Drawer:
                 break
             done |= set(tiles)
             mask = hint if hint is not None and hint.level != canvas.level else canvas
-            output = self.engine.decode(tiles, prompts, mask)
+            output = self.engine.decode(tiles, prompts, mask, mask_weight=mask_weight)
             for tile, logits in zip(tiles, output.mask_logits[:, 0, 0], strict=True):
                 canvas = canvas.paste(tile, logits, keeps_drawn)
                 changed = None if changed is None else union_box(changed, self.reach(tile))
         return replace(drawing, canvas=canvas, changed=changed)
 
     def decode(
-        self, tiles: list[TileKey], prompts: PromptSet, canvas: Canvas | None, is_anew: list[bool]
+        self,
+        tiles: list[TileKey],
+        prompts: PromptSet,
+        canvas: Canvas | None,
+        is_anew: list[bool],
+        mask_weight: float = 1.0,
     ) -> DecoderOutput:
         """Decodes tiles, with the canvas as mask prompt but on those that are drawn anew."""
         if canvas is None or not any(is_anew):
-            return self.engine.decode(tiles, prompts, canvas)
+            return self.engine.decode(tiles, prompts, canvas, mask_weight=mask_weight)
         groups = [[n for n, anew in enumerate(is_anew) if anew == wanted] for wanted in (True, False)]
         outputs = [
-            self.engine.decode([tiles[n] for n in group], prompts, hint)
+            self.engine.decode([tiles[n] for n in group], prompts, hint, mask_weight=mask_weight)
             for group, hint in zip(groups, (None, canvas), strict=True)
             if group
         ]

@@ -77,7 +77,12 @@ class TileEngine:
 
     @torch.no_grad()
     def decode(
-        self, tiles: list[TileKey], prompts: PromptSet, canvas: Canvas | None, multimask: bool = False
+        self,
+        tiles: list[TileKey],
+        prompts: PromptSet,
+        canvas: Canvas | None,
+        multimask: bool = False,
+        mask_weight: float = 1.0,
     ) -> DecoderOutput:
         """Decodes one object on several tiles.
 
@@ -86,6 +91,7 @@ class TileEngine:
             prompts: all prompts of the object; each tile sees those inside it.
             canvas: the object so far, as mask prompt; None for none (a mask in ``prompts`` is used then).
             multimask: also return candidates.
+            mask_weight: of the canvas's logits, on tiles that show points on the object; all of it on others.
 
         Returns:
             Float32 CPU tensors: logits (len(tiles), 1, M, T, T, T), quality (len(tiles), 1, M), presence.
@@ -95,7 +101,7 @@ class TileEngine:
         for first in range(0, len(tiles), BATCH_TILES):
             part = slice(first, first + BATCH_TILES)
             embedding = ImageEmbedding.concatenate(embeddings[part])
-            batch = self.prompts_on_tiles(tiles[part], prompts, canvas)
+            batch = self.prompts_on_tiles(tiles[part], prompts, canvas, mask_weight)
             outputs.append(self.model.decode(embedding, batch, multimask))
         return DecoderOutput(
             torch.cat([o.mask_logits for o in outputs]).float().cpu(),
@@ -103,8 +109,10 @@ class TileEngine:
             torch.cat([o.presence_logits for o in outputs]).float().cpu(),
         )
 
-    def prompts_on_tiles(self, tiles: list[TileKey], prompts: PromptSet, canvas: Canvas | None) -> PromptBatch:
-        """One object's prompts in the voxels of each tile (B tiles, P = 1)."""
+    def prompts_on_tiles(
+        self, tiles: list[TileKey], prompts: PromptSet, canvas: Canvas | None, mask_weight: float = 1.0
+    ) -> PromptBatch:
+        """One object's prompts in the voxels of each tile (B tiles, P = 1); see :meth:`decode`."""
         size = self.lattice.tile_size
         points_vox = np.concatenate([prompts.points, *[s.key_points for s in prompts.strokes]]).reshape(-1, 3)
         labels = np.concatenate([prompts.labels, *[np.full(len(s.key_points), s.label) for s in prompts.strokes]])
@@ -120,7 +128,10 @@ class TileEngine:
             boxes_present.append([bool(np.all(c[:3] < size) and np.all(c[3:] > 0)) for c in corners])
             if prompts.strokes:
                 strokes.append(self._strokes_on_tile(prompts.strokes, tile))
-            mask = canvas.for_tile(tile) if canvas is not None else self._mask_on_tile(prompts, tile)
+            if canvas is None:
+                mask = self._mask_on_tile(prompts, tile)
+            else:
+                mask = canvas.for_tile(tile) * (mask_weight if (inside & (labels == 1)).any() else 1.0)
             if mask is not None:
                 masks.append(mask)
         device = self.model.device

@@ -67,7 +67,7 @@ class Interaction(Drawer):
         canvas = Canvas.blank(self.lattice) if found.canvas is None else found.canvas
         return Drawing(canvas, found.score, found.presence)
 
-    def _refine(self, drawing: Drawing, prompts: PromptSet) -> Drawing:
+    def _refine(self, drawing: Drawing, prompts: PromptSet, mask_weight: float = 1.0) -> Drawing:
         """Draws an object found at a coarse level again at the finest level that holds it, guided by what was found."""
         canvas = drawing.canvas
         known = [box for box in (canvas.box_vox(), object_extent(prompts)) if box is not None]
@@ -77,7 +77,7 @@ class Interaction(Drawer):
         level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
         if level >= canvas.level and not canvas.open_tiles():
             return drawing
-        return self.draw(min(level, canvas.level), (low, high), prompts, canvas)
+        return self.draw(min(level, canvas.level), (low, high), prompts, canvas, mask_weight=mask_weight)
 
     def guess(self, prompts: PromptSet, extent: Box) -> tuple[Drawing, tuple[tuple[float, Canvas], ...]]:
         """Asks every level that can hold the prompts and ranks all candidates by estimated IoU and completeness.
@@ -114,6 +114,7 @@ class Interaction(Drawer):
         if includes and not prompts.boxes and prompts.mask is None and canvas.box_vox() is None:
             return self.start(prompts)  # nothing was found before, so that there is nothing to go on from
         redraws = drawing.is_from_prompts and prompts.mask is None
+        weight = self.config.mask_weight if redraws else 1.0
         unchanged = replace(drawing, candidates=(), changed=(box_vox[0], box_vox[0]))
         beyond = self._beyond_click(canvas, box_vox) if includes else None
         extents = [object_extent(prompts), canvas.box_vox(), beyond]
@@ -126,9 +127,10 @@ class Interaction(Drawer):
             if (span > self.config.coarsen_beyond and grows) or span < self.config.refine_below:
                 level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
                 if level != canvas.level:
-                    drawn = self.draw(level, (low, high), prompts, canvas, anew=redraws and level > canvas.level)
+                    is_anew = redraws and level > canvas.level
+                    drawn = self.draw(level, (low, high), prompts, canvas, is_anew, weight)
                     if level > canvas.level:
-                        drawn = self._refine(drawn, prompts)
+                        drawn = self._refine(drawn, prompts, weight)
                     return replace(drawn, is_from_prompts=drawing.is_from_prompts)
         if not includes and redraws:
             smaller = self._smaller(canvas, prompts, (box_vox[0] + box_vox[1] - 1) / 2)
@@ -143,8 +145,8 @@ class Interaction(Drawer):
                 return unchanged
             box_vox = shared
         tiles = self._tiles_around(box_vox, canvas.level)
-        is_anew = [redraws and self.shows_object(t, prompts) and self.holds(t, canvas.box_vox()) for t in tiles]
-        output = self.decode(tiles, prompts, canvas, is_anew)
+        are_anew = [redraws and self.shows_object(t, prompts) and self.holds(t, canvas.box_vox()) for t in tiles]
+        output = self.decode(tiles, prompts, canvas, are_anew, weight)
         changed = self.reach(tiles[0])
         pasted = canvas
         for tile, logits in zip(tiles, output.mask_logits[:, 0, 0], strict=True):
@@ -158,7 +160,9 @@ class Interaction(Drawer):
             candidates=(),
             changed=changed,
         )
-        return self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True) if includes else drawn
+        if not includes:
+            return drawn
+        return self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True, mask_weight=weight)
 
     def _smaller(self, canvas: Canvas, prompts: PromptSet, excluded_vox: np.ndarray) -> Drawing | None:
         """Draws the object anew at a finer level where an early click beside it says that it is far smaller than drawn.

@@ -31,6 +31,7 @@ class KnowingEngine:
     radii_vox: tuple[float, float, float]
     lattice: TileLattice = LATTICE
     tile_lists: list[list[TileKey]] = field(default_factory=list)
+    mask_weights: list[float | None] = field(default_factory=list)
 
     def level(self, places_vox: np.ndarray) -> np.ndarray:
         """Positive inside, 0 on the surface, in about millimetres."""
@@ -38,9 +39,15 @@ class KnowingEngine:
         return (1 - np.linalg.norm(offsets, axis=-1)) * min(self.radii_vox)
 
     def decode(
-        self, tiles: list[TileKey], prompts: PromptSet, canvas: Canvas | None, multimask: bool = False
+        self,
+        tiles: list[TileKey],
+        prompts: PromptSet,
+        canvas: Canvas | None,
+        multimask: bool = False,
+        mask_weight: float = 1.0,
     ) -> DecoderOutput:
         self.tile_lists.append(list(tiles))
+        self.mask_weights.append(None if canvas is None else mask_weight)
         size = self.lattice.tile_size
         logits = []
         for tile in tiles:
@@ -182,6 +189,23 @@ def test_what_was_fixed_elsewhere_stays() -> None:
     offset = canvas.low - after.canvas.low
     kept = after.canvas.logits[tuple(slice(o, o + n) for o, n in zip(offset, canvas.logits.shape, strict=True))]
     torch.testing.assert_close(kept[:15], canvas.logits[:15])
+
+
+@pytest.mark.parametrize("is_from_prompts", [True, False])
+def test_what_was_drawn_from_prompts_counts_little_against_a_new_one_and_a_mask_handed_over_in_full(
+    is_from_prompts: bool,
+) -> None:
+    interaction, engine = make((45.0, 37.0, 30.0), (13.0, 4.0, 4.0), coarsen_beyond=9.0, refine_below=0.0)
+    tiles = [TileKey(0, (p, 4, 4)) for p in (3, 4, 5)]
+    output = engine.decode(tiles, clicks((45, 37, 30)), None)
+    drawing = Drawing(
+        Canvas.from_tiles(LATTICE, tiles, output.mask_logits[:, 0, 0]), 0.5, 0.5, is_from_prompts=is_from_prompts
+    )
+    engine.mask_weights.clear()
+    place = (52.0, 37.0, 30.0)
+    interaction.correct(drawing, clicks(place), around(place), includes=True)
+    assert engine.mask_weights
+    assert set(engine.mask_weights) == {interaction.config.mask_weight if is_from_prompts else 1.0}
 
 
 def test_an_excluding_click_where_nothing_was_drawn_costs_nothing() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
+from ..drawing import InteractionConfig
 from ..engine import TileEngine
 from ..interaction import Interaction
 from ..predictor import Predictor
@@ -64,7 +66,12 @@ class ForeignPredictor(Predictor):
 
     def _make_interaction(self, engine: TileEngine) -> Interaction:
         """How objects are found and drawn."""
-        return Interaction(engine, self.interaction_config)
+        return Interaction(engine, self._foreign_config)
+
+    @property
+    def _foreign_config(self) -> InteractionConfig:
+        """How tiles are chosen, for weights that were trained with the whole of the mask that they correct."""
+        return replace(self.interaction_config, mask_weight=1.0)
 
     def _signature(self, volume: Volume) -> str:
         """Names image, weights, numeric type and tiling: what an embedding depends on."""

@@ -12,13 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ModelConfig
 from .image_encoder import ImageEmbedding
-from .layers import Conv3d, Mlp, Pointwise
+from .layers import Conv3d, Mlp, Pointwise, enlarge
 from .prompt_encoder import PREVIOUS_MASK, EncodedPrompts
 
 WORD_STRIDE = 8
@@ -92,13 +91,6 @@ def with_hint(encoded: EncodedPrompts, hint: WordHint, are_named: Tensor) -> Enc
     previous = dense[:, :, PREVIOUS_MASK]
     fills = are_named & ~previous.flatten(2).any(dim=2)
     coarse = torch.tanh(hint.mask_logits.float() / 2)
-    filled = rearrange(
-        F.interpolate(
-            rearrange(coarse, "b p d h w -> (b p) 1 d h w"), scale_factor=float(WORD_STRIDE), mode="trilinear"
-        ),
-        "(b p) 1 d h w -> b p d h w",
-        b=len(dense),
-    )
-    filled = torch.where(fills[..., None, None, None], filled, previous)
+    filled = torch.where(fills[..., None, None, None], enlarge(coarse, WORD_STRIDE), previous)
     parts = [*dense[:, :, :PREVIOUS_MASK].unbind(dim=2), filled]
     return replace(encoded, dense_prompts=torch.stack(parts, dim=2))

@@ -99,6 +99,9 @@ class PretrainConfig:
     """Decay of the averaged weights, which are the ones exported."""
     round_probabilities: tuple[float, ...] = (0.25, 0.25, 0.25, 0.15, 0.1)
     """Probability of an episode of 1, 2, ... rounds of prompts."""
+    scored_rounds: int = 0
+    """Rounds of an episode that are learnt from, its last ones; those before are played for what leads there, at a
+    third of the cost. 0 for all."""
     bf16: bool = True
     """Compute in bfloat16 under autocast, where the device is fast at it."""
     compile: bool = False
@@ -144,7 +147,13 @@ class PretrainConfig:
             )
         if self.minutes < 0:
             raise ValueError(f"minutes={self.minutes}: expected 0 (by steps) or more")
-        for name, smallest in (("accumulation", 1), ("batch_size", 1), ("keep_checkpoints", 1), ("max_steps", 1)):
+        for name, smallest in (
+            ("accumulation", 1),
+            ("batch_size", 1),
+            ("keep_checkpoints", 1),
+            ("max_steps", 1),
+            ("scored_rounds", 0),
+        ):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}={getattr(self, name)}: expected {smallest} or more")
         for name, allowed in (

@@ -82,7 +82,7 @@ class EpisodeResult:
     """What an episode gives.
 
     Attributes:
-        loss: scalar, the mean over rounds.
+        loss: scalar, the mean over the rounds that are scored.
         dice: the mean Dice after each round, scalars.
         logits: (rounds, N, D, H, W) of the mask after each round, of an episode without randomness; else empty.
         points: (N, n, 3) given.
@@ -266,6 +266,7 @@ def run_episode(
     randomness: Randomness | None,
     config: PromptSimulatorConfig,
     words: Words | None = None,
+    scored_rounds: int = 0,
 ) -> EpisodeResult:
     """Plays one episode on encoded tiles.
 
@@ -277,20 +278,25 @@ def run_episode(
         randomness: source; None for the deterministic user: one click after the other, each at the deepest point.
         config: how prompts are drawn.
         words: names of the B * P objects; None where none has one.
+        scored_rounds: rounds with a loss, the last ones; those before are played without gradients. 0 for all.
     """
     num_tiles = targets.shape[0]
+    first_scored = max(0, num_rounds - scored_rounds) if scored_rounds else 0
     state = open_episode(rearrange(targets, "b p d h w -> (b p) d h w"), randomness, config, words)
     rows = torch.arange(len(state.target), device=targets.device)
     losses: list[Tensor] = []
     scores: list[Tensor] = []
     handed: list[Tensor] = []
     for number in range(num_rounds):
-        output = model.decode(embedding, state.batch(num_tiles), multimask=number == 0)
+        is_scored = number >= first_scored
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_scored):
+            output = model.decode(embedding, state.batch(num_tiles), multimask=number == 0)
         is_ambiguous = torch.full_like(rows, state.ambiguous, dtype=torch.bool)
         if state.is_ambiguous is not None:
             is_ambiguous = state.is_ambiguous
         loss, best = round_loss(output, state.target, is_ambiguous, words)
-        losses.append(loss)
+        if is_scored:
+            losses.append(loss)
         flat = rearrange(output.mask_logits.detach(), "b p m d h w -> (b p) m d h w").float()
         trusted = rearrange(output.iou_scores.detach(), "b p m -> (b p) m").argmax(dim=1)
         trusted = torch.where(is_ambiguous, trusted, 0)

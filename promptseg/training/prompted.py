@@ -73,7 +73,16 @@ class PromptedTraining(nn.Module):
         )
         randomness = Randomness((self.config.seed, step, index, 2), batch["image"].device)
         words = Words(**{name: batch[name].flatten(0, 1) for name in WORD_TENSORS}) if "text" in batch else None
-        result = run_episode(self.model, embedding, batch["targets"], rounds, randomness, self.config.prompts, words)
+        result = run_episode(
+            self.model,
+            embedding,
+            batch["targets"],
+            rounds,
+            randomness,
+            self.config.prompts,
+            words,
+            self.config.scored_rounds,
+        )
         loss, measured = result.loss + self._zero(), {f"dice{i + 1}": s for i, s in enumerate(result.dice)}
         if self.model.word_head is not None and "name_text" in batch:
             hint_loss = name_loss(self.model, embedding, batch)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from promptseg.models import EncodedPrompts, PromptableModel, PromptBatch
+from promptseg.models.layers import enlarge
 from promptseg.models.tokens import decode_with_tokens, empty_prompts
 from promptseg.models.word_head import WordHint, with_hint
 
@@ -109,3 +110,14 @@ def test_sides_are_one_map_that_all_names_share_each_as_much_as_it_has_of_a_side
 def test_sides_without_a_word_head_are_refused(make_model):
     with pytest.raises(ValueError, match="word_sides=True with word_hints=False"):
         make_model(word_sides=True)
+
+
+def test_enlarging_by_products_is_trilinear_interpolation_and_so_is_its_gradient():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 4, 5, requires_grad=True)
+    expected = torch.nn.functional.interpolate(x, scale_factor=8.0, mode="trilinear")
+    found = enlarge(x, 8)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)

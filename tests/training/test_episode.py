@@ -68,6 +68,24 @@ def test_an_episode_repeats_under_its_key_and_without_randomness(make_config):
     assert (exact[0].points[:, 0] - torch.tensor([[12.0], [13.0]])).abs().max() <= 2
 
 
+def test_only_the_last_rounds_are_learnt_from_and_the_others_are_played_all_the_same(make_config):
+    torch.manual_seed(0)
+    model = PromptableModel(make_config().model)
+    targets = balls(8)[:, None]
+    embedding = model.encode_image(targets.float(), torch.ones(8, 3))
+    whole, last = (run_episode(model, embedding, targets, 3, Randomness((3,)), CONFIG, None, n) for n in (0, 1))
+    assert [d.item() for d in last.dice] == [d.item() for d in whole.dice]
+    assert torch.equal(last.points, whole.points)
+    candidates = [w for n, w in model.mask_decoder.mask_weights.named_parameters() if not n.startswith("0.")]
+    grads = torch.autograd.grad(whole.loss, candidates, retain_graph=True, allow_unused=True)
+    assert any(g is not None and g.abs().sum() > 0 for g in grads), "the first round draws candidates"
+    grads = torch.autograd.grad(last.loss, candidates, retain_graph=True, allow_unused=True)
+    assert all(g is None or not g.any() for g in grads)
+    last.loss.backward()
+    grad = model.image_encoder.stem.weight.grad
+    assert grad is not None and grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("ambiguous", [True, False])
 def test_one_flag_for_all_objects_is_the_same_as_one_for_each(make_config, ambiguous):
     torch.manual_seed(0)

@@ -75,7 +75,7 @@ class Vista3DPredictor(ForeignPredictor):
         return bind(Vista3DEngine, self.model, volume, self.cache, self._signature(volume))
 
     def _make_interaction(self, engine: Any) -> Interaction:
-        return Vista3DInteraction(engine, self.interaction_config)
+        return Vista3DInteraction(engine, self._foreign_config)
 
     @torch.no_grad()
     def predict(

@@ -62,9 +62,11 @@ class Vista3DEngine(TileEngine):
             self.cache.put(signature, tile, embedding)
         return embedding
 
-    def prompts_on_tiles(self, tiles: list[TileKey], prompts: PromptSet, canvas: Canvas | None) -> PromptBatch:
+    def prompts_on_tiles(
+        self, tiles: list[TileKey], prompts: PromptSet, canvas: Canvas | None, mask_weight: float = 1.0
+    ) -> PromptBatch:
         """As :meth:`~promptseg.engine.TileEngine.prompts_on_tiles`; an object's class goes with its clicks."""
-        batch = super().prompts_on_tiles(tiles, prompts, canvas)
+        batch = super().prompts_on_tiles(tiles, prompts, canvas, mask_weight)
         classes = find_classes(self.model.config, prompts.text) if prompts.text else []  # type: ignore[arg-type]
         if len(classes) != 1:
             return batch
