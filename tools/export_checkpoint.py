@@ -197,7 +197,8 @@ def main() -> None:
     (options.output / "training_data.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     (options.output / "curves.svg").write_text(draw_curves(rows), encoding="utf-8")
     card = options.output / "README.md"
-    hours = sum(r["seconds_per_step"] for r in rows) * config.log_every / 3600
+    steps = [0.0, *(r["step"] for r in rows)]
+    hours = sum(r["seconds_per_step"] * (b - a) for r, a, b in zip(rows, steps, steps[1:], strict=False)) / 3600
     text = card.read_text(encoding="utf-8")
     recipe = (
         f"{step} steps of `pretrain.yaml` in {hours:.1f} hours, seed {config.seed}. Cases: `training_data.json`; log: "

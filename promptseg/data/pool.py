@@ -60,6 +60,10 @@ class TrainingPool:
         """What can be asked for by name in a volume: of what is absent from it, only what several others show."""
         return tuple(s for s in volume.structures if s.values or s.key in self._shown)
 
+    def strangers(self, volume: TrainingVolume) -> tuple[Structure, ...]:
+        """Structures that are certainly not in a volume and that hardly any other shows: not learnt is not seen."""
+        return tuple(s for s in volume.structures if not s.values and s.key not in self._shown)
+
     def elsewhere(self, volume: TrainingVolume) -> list[tuple[Structure, tuple[int, ...]]]:
         """Structures that others show and a volume does not speak of, with the label values that exclude them."""
         from .exclusion import Exclusion

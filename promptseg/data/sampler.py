@@ -258,9 +258,10 @@ def _draw_labelled(
     is_painted = not volume.levels or rng.random() < config.painted_share
     structures = pool.askable(volume) if geometry.is_upright else ()
     elsewhere = pool.elsewhere(volume) if structures else ()
+    strangers = pool.strangers(volume) if structures else ()
     if is_painted and rng.random() < config.recombined_share:
         values = _recombine(values, pool, randomness, config)
-        structures = elsewhere = ()  # the guests' values and names are not the volume's
+        structures = elsewhere = strangers = ()  # the guests' values and names are not the volume's
     labels, named = CountedLabels.of(values), None
     if structures and rng.random() < config.text_share:
         named = choose_named_targets(
@@ -286,7 +287,7 @@ def _draw_labelled(
         PAINTED if is_painted else REAL,
         f"{volume.dataset} (painted)" if is_painted else volume.dataset,
         words,
-        _draw_names(labels, structures, geometry.is_mirrored, rng, config, elsewhere),
+        _draw_names(labels, structures, geometry.is_mirrored, rng, config, elsewhere, strangers),
     )
 
 
@@ -297,11 +298,12 @@ def _draw_names(
     rng: np.random.Generator,
     config: SamplerConfig,
     elsewhere: Sequence[tuple[Structure, tuple[int, ...]]] = (),
+    strangers: Sequence[Structure] = (),
 ) -> dict[str, Tensor]:
     if not config.names_per_crop:
         return {}
     count, smallest = config.names_per_crop, config.min_object_voxels
-    return draw_names(labels, structures, is_mirrored, rng, count, smallest, elsewhere)
+    return draw_names(labels, structures, is_mirrored, rng, count, smallest, elsewhere, strangers)
 
 
 def _no_names(rng: np.random.Generator, config: SamplerConfig) -> dict[str, Tensor]:

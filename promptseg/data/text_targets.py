@@ -19,6 +19,8 @@ UNKNOWN = -1.0
 """Share of cells of which a crop does not tell how much is a structure's."""
 EXCLUDED_SHARE = 0.25
 """Share of the names of a crop that are ruled out where its labels are, and unknown elsewhere; where there are such."""
+STRANGER_SHARE = 0.13
+"""Largest share of the names of a crop that are of what no image of the pool shows."""
 MIN_LABELLED = 0.75
 """Share of a cell that must be labelled for it to rule out names."""
 WORD_TENSORS = ("text", "text_laterality", "text_level", "text_is_present")
@@ -137,6 +139,7 @@ def draw_names(
     count: int,
     min_voxels: int,
     elsewhere: Sequence[tuple[Structure, tuple[int, ...]]] = (),
+    strangers: Sequence[Structure] = (),
 ) -> dict[str, Tensor]:
     """Names of what a crop shows and does not show, with the share of each cell that is theirs: for the word head.
 
@@ -151,6 +154,8 @@ def draw_names(
         min_voxels: smallest that counts as shown; what is smaller is not asked for.
         elsewhere: structures that nobody looked for, with the values that rule them out, see
             :meth:`~promptseg.data.pool.TrainingPool.elsewhere`.
+        strangers: structures that are not there, see :meth:`~promptseg.data.pool.TrainingPool.strangers`; a few of them
+            are asked for.
 
     Returns:
         The tensors of :class:`Words` for K names as ``name_text`` and so on, and ``name_share`` (K, D/8, H/8, W/8), see
@@ -159,7 +164,7 @@ def draw_names(
     words = Words.none(count).tensors()
     share = torch.zeros(count, *(n // WORD_STRIDE for n in labels.numbers.shape))
     if structures or elsewhere:
-        chosen, shares = _draw_asked(labels, structures, rng, count, min_voxels, elsewhere)
+        chosen, shares = _draw_asked(labels, structures, rng, count, min_voxels, elsewhere, strangers)
         if chosen:
             drawn = Words.draw([s.mirrored() if is_mirrored else s for s in chosen], rng).tensors()
             for name, tensor in words.items():
@@ -175,15 +180,18 @@ def _draw_asked(
     count: int,
     min_voxels: int,
     elsewhere: Sequence[tuple[Structure, tuple[int, ...]]],
+    strangers: Sequence[Structure],
 ) -> tuple[list[Structure], Tensor]:
     """Up to ``count`` structures, and what share of each cell is theirs."""
     cells = torch.from_numpy(labels.in_cells(WORD_STRIDE)).float()
     shown, hidden = _shown_and_hidden(labels, structures, min_voxels)
     excluded = _draw_excluded(labels, cells, elsewhere, rng, int(EXCLUDED_SHARE * count))
-    room = count - len(excluded)
+    others = [strangers[i] for i in rng.permutation(len(strangers))[: int(STRANGER_SHARE * count)]]
+    room = count - len(excluded) - len(others)
     most = max(room - len(hidden), -(-2 * room // 3))
     chosen = _pairs_together(shown, rng)[:most]
     chosen += [hidden[i] for i in rng.permutation(len(hidden))[: room - len(chosen)]]
+    chosen += others
     shares = _of_densest(_shares(labels, cells, [structure.values for structure in chosen]))
     unknown = [torch.where(is_ruled_out, 0.0, UNKNOWN) for _, is_ruled_out in excluded]
     return chosen + [structure for structure, _ in excluded], torch.cat([shares, *(u[None] for u in unknown)])

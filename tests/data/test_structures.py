@@ -115,6 +115,9 @@ def test_a_pool_asks_for_what_is_absent_only_where_several_others_show_it():
     named = {structure.name for structure in pool.askable(trunk)}
     assert {"liver", "left hippocampus", "hippocampus", "brainstem"} <= named
     assert "thalamus" not in named and "brain" not in named
+    strange = {structure.name for structure in pool.strangers(trunk)}
+    assert {"thalamus", "brain"} <= strange and not strange & named
+    assert not pool.strangers(head), "nothing is said to be absent from it"
     assert {s.name for s in pool.askable(head)} == {s.name for s in head.structures}
     alone = TrainingPool({"heads": [head], "trunks": [trunk]}, {"heads": 0.5, "trunks": 0.5})
     assert {structure.name for structure in alone.askable(trunk)} == {"liver"}

@@ -13,7 +13,7 @@ from promptseg.data.crops import TrainingVolume, build_pyramid, index_objects
 from promptseg.data.pool import TrainingPool
 from promptseg.data.sampler import SamplerConfig, SampleStream, draw_raw
 from promptseg.data.structures import structures_of
-from promptseg.data.text_targets import WORD_TENSORS, Words, choose_named_targets, draw_names
+from promptseg.data.text_targets import STRANGER_SHARE, WORD_TENSORS, Words, choose_named_targets, draw_names
 from promptseg.preprocessing import PreprocessingConfig
 from promptseg.text import load_bank
 from promptseg.text.laterality import LEFT, RIGHT
@@ -129,6 +129,20 @@ def test_the_word_head_is_asked_for_what_is_shown_and_what_is_not():
     cells = {v: (_labels() == v).reshape(3, 8, 3, 8, 3, 8).mean(axis=(1, 3, 5)) for v in (1, 2, 3)}
     expected = [c.sum() / c.max() for c in (*cells.values(), cells[1] + cells[2])]
     assert all(np.isclose(share, expected, rtol=1e-4).any() for share in shares.tolist())
+
+
+def test_a_few_names_are_of_what_no_image_shows():
+    structures = structures_of(NAMES)
+    strangers = [s for s in structures_of({1: "liver"}, absent=("brain",)) if not s.values]
+    names = draw_names(_crop(), structures, False, np.random.default_rng(0), 16, 4, (), strangers)
+    without = draw_names(_crop(), structures, False, np.random.default_rng(0), 16, 4)
+    counts = []
+    for drawn in (names, without):
+        asked, peaks = drawn["name_is_present"], drawn["name_share"].amax(dim=(1, 2, 3))
+        counts.append((int(asked.sum()), int((asked & (peaks == 0)).sum())))
+    added = int(STRANGER_SHARE * 16)
+    assert counts[0] == (counts[1][0] + added, counts[1][1] + added)
+    assert (names["name_share"] >= 0).all(), "a stranger is known to be nowhere"
 
 
 def test_left_and_right_of_one_structure_are_asked_for_beside_each_other():
