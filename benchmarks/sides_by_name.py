@@ -5,6 +5,9 @@
 No validation image of the data at hand has sides. Their label maps have: each is painted with random intensities, as
 the pretraining paints those of its own fold, and each structure of a pair is asked for by its name on the whole volume.
 A painted image has no texture of tissue and no gray value to go by, only shapes and where they lie.
+
+A second table says on which side the word head sees each structure, whether it is drawn or not: which of the two lies
+nearer to the best cell of each zoom level; ``far`` from 20 mm on.
 """
 
 from __future__ import annotations
@@ -25,9 +28,13 @@ from promptseg.data.folder_pool import load_pool
 from promptseg.data.randomness import Randomness
 from promptseg.data.structures import Structure
 from promptseg.data.synthesis import paint, split_background
-from promptseg.structures import understand
+from promptseg.models.word_head import WORD_STRIDE
+from promptseg.search import hint_on_tile
+from promptseg.structures import text_tokens, understand
 from promptseg.text.laterality import LEFT, RIGHT
 
+FAR_MM = 20.0
+"""Distance from both of a pair beyond which a place is on neither's side."""
 SPACING_MM = 2.0
 """Label maps are thinned to about this."""
 MIN_VOXELS = 8
@@ -70,6 +77,31 @@ def judge(mask: np.ndarray, own: np.ndarray, other: np.ndarray) -> tuple[str, fl
     return "own side" if shares[0] >= shares[1] else "other side", dice
 
 
+def nearer(place_mm: np.ndarray, own: np.ndarray, other: np.ndarray, spacing_mm: np.ndarray) -> str:
+    """Which of two structures (I, J, K) bool lies nearer to a place."""
+    distances = [np.linalg.norm(np.argwhere(mask) * spacing_mm - place_mm, axis=1).min() for mask in (own, other)]
+    if min(distances) > FAR_MM:
+        return "far"
+    return "own side" if distances[0] <= distances[1] else "other side"
+
+
+def best_places(predictor: Predictor, names: list[str], level: int) -> list[np.ndarray]:
+    """Where the word head sees each structure best on the tiles of a zoom level: canonical voxels (3,)."""
+    engine, config = predictor._require_engine(), predictor.model.config
+    tokens = text_tokens(predictor.model, [understand(config, name) for name in names])
+    best = [(-1.0, np.zeros(3))] * len(names)
+    for tile in engine.lattice.all_tiles(level):
+        hint = hint_on_tile(engine, tile, tokens)
+        presence, cells = hint.presence_logits[0].float().sigmoid(), hint.mask_logits[0].float().sigmoid()
+        for number, (there, shares) in enumerate(zip(presence, cells, strict=True)):
+            sight = float(there * shares.max())
+            if sight > best[number][0]:
+                cell = np.array(np.unravel_index(int(shares.argmax()), shares.shape))
+                middle = engine.lattice.tile_low(tile) + WORD_STRIDE * cell + (WORD_STRIDE - 1) / 2
+                best[number] = (sight, engine.lattice.from_level(middle, level))
+    return [place for _, place in best]
+
+
 def main() -> None:
     """Paints, asks, counts, and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,14 +123,21 @@ def main() -> None:
     )
     counts: dict[str, Counter[str]] = {}
     scores: dict[str, list[float]] = {}
+    seen: dict[tuple[str, float], Counter[str]] = {}
     for dataset, volumes in pool.groups.items():
         for number, volume in enumerate(volumes):
             for painting in range(arguments.paintings):
                 image, labels, affine = paint_volume(volume, 1000 * number + painting)
                 predictor.set_image(image, affine)
-                for structure, other in pairs(volume.structures, labels):
-                    if not understand(config, structure.name).is_trained:
-                        continue
+                asked = [p for p in pairs(volume.structures, labels) if understand(config, p[0].name).is_trained]
+                spacing_mm = np.diag(affine)[:3]
+                for level in range(predictor._require_engine().lattice.num_levels):
+                    key = dataset, predictor._require_engine().lattice.level_spacing_mm(level)
+                    places = best_places(predictor, [structure.name for structure, _ in asked], level)
+                    for (structure, other), place in zip(asked, places, strict=True):
+                        masks = (np.isin(labels, s.values) for s in (structure, other))
+                        seen.setdefault(key, Counter())[nearer(place * spacing_mm, *masks, spacing_mm)] += 1
+                for structure, other in asked:
                     mask = predictor.predict(text=structure.name).mask > 0
                     answer, dice = judge(mask, np.isin(labels, structure.values), np.isin(labels, other.values))
                     counts.setdefault(dataset, Counter())[answer] += 1
@@ -114,6 +153,9 @@ def main() -> None:
             f"| {dataset} | {found.total()} | {right} | {wrong} | {found['neither']} | {share} "
             f"| {np.mean(scores[dataset]):.3f} |"
         )
+    print("\n| data set | voxels of, mm | own side | other side | far |\n|---|---|---|---|---|")
+    for (dataset, side_mm), found in sorted(seen.items()):
+        print(f"| {dataset} | {side_mm:g} | {found['own side']} | {found['other side']} | {found['far']} |")
     if arguments.json:
         arguments.json.write_text(json.dumps({k: dict(v) for k, v in counts.items()}, indent=1) + "\n")
 

@@ -145,7 +145,7 @@ def _tiles_for(engine: TileEngine, finding: Finding, extent_vox: np.ndarray, lev
 
 
 @torch.no_grad()
-def _hint(engine: TileEngine, tile: TileKey, tokens: Tensor) -> WordHint:
+def hint_on_tile(engine: TileEngine, tile: TileKey, tokens: Tensor) -> WordHint:
     """What the word head says of structures on a tile."""
     model = engine.model
     assert model.word_head is not None
@@ -159,7 +159,7 @@ def _locate(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Se
     lattice = engine.lattice
     peaks, cells, presences = [], [], []
     for tile in tiles:
-        hint = _hint(engine, tile, tokens)
+        hint = hint_on_tile(engine, tile, tokens)
         highest = hint.mask_logits[0].flatten(1).float().max(dim=1)
         peaks.append(highest.values.cpu().sigmoid())
         cells.append(np.stack(np.unravel_index(highest.indices.cpu().numpy(), hint.mask_logits.shape[2:]), axis=1))
@@ -207,7 +207,7 @@ def _decode_where_seen(
     """As :func:`decode_structures`, but for the structures that the word head rules out on a tile: they are absent."""
     if engine.model.word_head is None:
         return decode_structures(engine, tiles, tokens, before)
-    seen = torch.cat([_hint(engine, tile, tokens).presence_logits.float().cpu() for tile in tiles])  # (B, P)
+    seen = torch.cat([hint_on_tile(engine, tile, tokens).presence_logits.float().cpu() for tile in tiles])  # (B, P)
     shape = (*seen.shape, 1)
     side = engine.lattice.tile_size
     output = DecoderOutput(torch.full((*shape, side, side, side), ABSENT_LOGIT), torch.full(shape, ABSENT_LOGIT), seen)

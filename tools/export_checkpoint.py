@@ -201,8 +201,8 @@ def main() -> None:
     hours = sum(r["seconds_per_step"] * (b - a) for r, a, b in zip(rows, steps, steps[1:], strict=False)) / 3600
     text = card.read_text(encoding="utf-8")
     recipe = (
-        f"{step} steps of `pretrain.yaml` in {hours:.1f} hours, seed {config.seed}. Cases: `training_data.json`; log: "
-        "`training_log.jsonl`; curves: `curves.svg`.\n"
+        f"{step} steps in {hours:.1f} hours, the main part by `pretrain.yaml` (seed {config.seed}). Cases: "
+        "`training_data.json`; log: `training_log.jsonl`; curves: `curves.svg`.\n"
     )
     text = text.replace("## Measured\n", f"## Training\n\n{recipe}\n## Measured\n", 1)
     if options.report:

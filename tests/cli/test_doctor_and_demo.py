@@ -37,7 +37,8 @@ def test_demo(run: Run, weights: Path, tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
     for thing in demo.OBJECTS:
-        assert re.search(rf"{thing.name}(?: \(box\))? +\d\.\d\d  \d\.\d\d", outcome.out)
+        overlaps = r"  ".join([r"\d\.\d\d"] * len(thing.rounds()))
+        assert re.search(rf"{thing.name}(?: \(box\))? +{overlaps} +\d+ ml", outcome.out)
     assert "agreement" in outcome.out
     assert "accuracy" not in outcome.out
     assert re.search(r"first prompt of an organ \d+\.\d\d .*later \d+\.\d\d each", outcome.out)
