@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,7 +133,7 @@ def main() -> None:
                 asked = [p for p in pairs(volume.structures, labels) if understand(config, p[0].name).is_trained]
                 spacing_mm = np.diag(affine)[:3]
                 for level in range(predictor._require_engine().lattice.num_levels):
-                    key = dataset, predictor._require_engine().lattice.level_spacing_mm(level)
+                    key = dataset, 2.0 ** round(math.log2(predictor._require_engine().lattice.level_spacing_mm(level)))
                     places = best_places(predictor, [structure.name for structure, _ in asked], level)
                     for (structure, other), place in zip(asked, places, strict=True):
                         masks = (np.isin(labels, s.values) for s in (structure, other))
@@ -153,7 +154,7 @@ def main() -> None:
             f"| {dataset} | {found.total()} | {right} | {wrong} | {found['neither']} | {share} "
             f"| {np.mean(scores[dataset]):.3f} |"
         )
-    print("\n| data set | voxels of, mm | own side | other side | far |\n|---|---|---|---|---|")
+    print("\n| data set | voxels of about, mm | own side | other side | far |\n|---|---|---|---|---|")
     for (dataset, side_mm), found in sorted(seen.items()):
         print(f"| {dataset} | {side_mm:g} | {found['own side']} | {found['other side']} | {found['far']} |")
     if arguments.json:
