@@ -8,9 +8,21 @@ from pathlib import Path
 import pytest
 
 from promptseg.models.config import ModelConfig
+from promptseg.models.pretrained import read_config
 from promptseg.training.config import PretrainConfig
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS, SHIPPED = ROOT / "configs", ROOT / "checkpoints" / "promptseg-tiny"
+RECIPES = (*sorted(SHIPPED.glob("*.yaml")), CONFIGS / "pretrain_tiny_gpu.yaml")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_a_recipe_that_made_weights_that_ship_trains_their_model(path):
+    recipe = PretrainConfig.from_file(path)
+    shipped = read_config(SHIPPED)
+    sizes = ("tile_size", "stem_channels", "embed_dim", "depth", "decoder_channels", "word_hints", "word_sides")
+    assert [getattr(recipe.model, name) for name in sizes] == [getattr(shipped, name) for name in sizes]
+    assert not Path(recipe.data_root).is_absolute() and not Path(recipe.init_from).is_absolute()
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
