@@ -29,6 +29,7 @@ class KnowingModel:
     places: Sequence[tuple[float, float, float]]
     confidence: float = 5.0
     device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
     has_words: bool = True
 
     @property
