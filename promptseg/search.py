@@ -22,7 +22,7 @@ from .engine import TileEngine
 from .models import DecoderOutput, ImageEmbedding, PromptBatch
 from .models.tokens import decode_with_tokens, empty_prompts
 from .models.word_head import WORD_STRIDE, WordHint
-from .tiles import TileKey
+from .tiles import TileKey, TileLattice
 
 FILL = 0.9
 """Largest side of a structure, relative to a tile's, for a level to be fine enough to draw it."""
@@ -58,7 +58,7 @@ class Finding:
         canvas: its logits; None where it was not found.
         presence: estimated probability that it is there, 0 to 1.
         score: estimated IoU, 0 to 1; 0 where it was not found.
-        place_vox: (3,) canonical voxel near which it probably lies, where it was not drawn yet; None where unknown.
+        place_vox: (3,) canonical voxel near which a coarser level saw it; None where unknown.
         reach_vox: (3,) how far from there the place may be off, in canonical voxels.
     """
 
@@ -156,27 +156,75 @@ def hint_on_tile(engine: TileEngine, tile: TileKey, tokens: Tensor) -> WordHint:
 
 def _locate(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequence[Finding]) -> list[Finding]:
     """Where the word head sees structures on tiles of one level; one that it does not see stays where it was."""
-    lattice = engine.lattice
-    peaks, cells, presences = [], [], []
+    sights, presences = [], []
     for tile in tiles:
         hint = hint_on_tile(engine, tile, tokens)
-        highest = hint.mask_logits[0].flatten(1).float().max(dim=1)
-        peaks.append(highest.values.cpu().sigmoid())
-        cells.append(np.stack(np.unravel_index(highest.indices.cpu().numpy(), hint.mask_logits.shape[2:]), axis=1))
+        maps = hint.mask_logits[0].float().cpu()
+        sights.append([_best_place(engine.lattice, tile, *pair) for pair in zip(maps, before, strict=True)])
         presences.append(hint.presence_logits[0].float().cpu().sigmoid())
     located = []
     for number, finding in enumerate(before):
-        best = int(torch.stack([p[number] for p in peaks]).argmax())
         presence = float(torch.stack([p[number] for p in presences]).max())
-        tile = tiles[best]
-        if float(peaks[best][number]) < MIN_PEAK:
+        peak, place = max((sight[number] for sight in sights), key=lambda sight: sight[0])
+        if peak < MIN_PEAK:
             located.append(replace(finding, presence=presence))
             continue
-        middle = lattice.tile_low(tile) + WORD_STRIDE * cells[best][number] + (WORD_STRIDE - 1) / 2
-        reach = WORD_STRIDE / 2 * lattice.step_vox(tile.level)
-        place = lattice.from_level(middle, tile.level)
+        reach = WORD_STRIDE / 2 * engine.lattice.step_vox(tiles[0].level)
         located.append(replace(finding, presence=presence, place_vox=place, reach_vox=reach))
     return located
+
+
+def _best_place(lattice: TileLattice, tile: TileKey, logits: Tensor, finding: Finding) -> tuple[float, np.ndarray]:
+    """Where the word head sees a structure best on a tile, near to where a coarser level saw it.
+
+    Args:
+        lattice: of the image.
+        tile: on which it was looked for.
+        logits: (d, h, w) of its cells.
+        finding: as far as it was found.
+
+    Returns:
+        The estimate there, 0 to 1, and the middle of mass of the cells around it, in canonical voxels (3,).
+    """
+    axes = [_along_axis(lattice, tile, axis, logits.shape[axis]) for axis in range(3)]
+    if finding.place_vox is not None and finding.reach_vox is not None:
+        ends = zip(axes, finding.place_vox, finding.reach_vox, strict=True)
+        penalties = [torch.from_numpy(((voxels - place) / reach) ** 2).float() for voxels, place, reach in ends]
+        logits = logits - penalties[0][:, None, None] - penalties[1][:, None] - penalties[2]
+    best = np.unravel_index(int(logits.argmax()), logits.shape)
+    around = tuple(slice(max(n - 1, 0), n + 2) for n in best)
+    weights = (2 * (logits[around] - logits.max())).exp().numpy()
+    place = [
+        float((weights.sum(axis=tuple(a for a in range(3) if a != axis)) * voxels[part]).sum() / weights.sum())
+        for axis, (voxels, part) in enumerate(zip(axes, around, strict=True))
+    ]
+    return float(logits.max().sigmoid()), np.array(place)
+
+
+def _along_axis(lattice: TileLattice, tile: TileKey, axis: int, count: int) -> np.ndarray:
+    """Canonical voxel coordinates along an axis of the middles of a tile's ``count`` cells."""
+    middles = np.zeros((count, 3))
+    middles[:, axis] = WORD_STRIDE * np.arange(count) + (WORD_STRIDE - 1) / 2
+    return lattice.from_level(lattice.tile_low(tile) + middles, tile.level)[:, axis]
+
+
+def place_of(engine: TileEngine, finding: Finding, extent_mm: float, tokens: Tensor) -> np.ndarray:
+    """The likeliest place of a structure that was seen and not drawn, at its own level: canonical voxel (3,).
+
+    Args:
+        engine: image and model.
+        finding: with a place.
+        extent_mm: typical largest side.
+        tokens: (1, T, C).
+    """
+    assert finding.place_vox is not None
+    lattice = engine.lattice
+    tile = lattice.nearest(
+        finding.place_vox, lattice.finest_level_for(extent_mm / np.array(lattice.spacing_mm), fill=FILL)
+    )
+    logits = hint_on_tile(engine, tile, tokens).mask_logits[0, 0].float().cpu()
+    place = _best_place(lattice, tile, logits, finding)[1]
+    return np.clip(place, 0, np.array(lattice.shape) - 1.0)
 
 
 def _draw(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequence[Finding]) -> list[Finding]:
@@ -197,7 +245,8 @@ def _draw(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Sequ
             continue
         score = float((iou[:, number] * sizes).sum() / sizes.sum().clamp(min=1))
         # Tiles of the next level reach half a tile beyond the mask, and no further.
-        findings.append(Finding(canvas.cropped(engine.lattice.tile_size // 2), there, score))
+        canvas = canvas.cropped(engine.lattice.tile_size // 2)
+        findings.append(replace(before[number], canvas=canvas, presence=there, score=score))
     return findings
 
 

@@ -8,15 +8,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from .engine import TileEngine
 from .label_prediction import LabelPrediction, LabelRequest, assemble
 from .prompts import PromptSet
 from .quality import calibration_for
-from .search import Finding, find_structures
+from .search import Finding, find_structures, place_of
 from .structures import Structure, parts_among, text_tokens
 
 logger = logging.getLogger(__name__)
 
+MIN_POINTED_PRESENCE = 0.5
+"""Estimated probability of being there from which on what was not drawn by its name is pointed at."""
+MAX_POINTED_SCORE = 0.3
+"""Estimated IoU up to which it counts as not drawn."""
 SCORE_WEIGHT = 4.0
 """What the log odds of a structure's estimated IoU count beside its logits, where structures overlap."""
 PRESENCE_WEIGHT = 1.0
@@ -26,9 +32,30 @@ CASES_WEIGHT = 1.0
 
 
 def find_named(engine: TileEngine, structures: Sequence[Structure], is_averaged: bool = True) -> list[Finding]:
-    """Looks for structures by their names; see :func:`promptseg.search.find_structures`."""
+    """Looks for structures by their names; see :func:`promptseg.search.find_structures`.
+
+    A structure that is seen and not drawn, or hardly, is drawn as if the place where it is seen best had been clicked.
+    """
     tokens = text_tokens(engine.model, structures)
-    return find_structures(engine, [s.extent_mm for s in structures], tokens, is_averaged)
+    found = find_structures(engine, [s.extent_mm for s in structures], tokens, is_averaged)
+    for number, structure in enumerate(structures):
+        finding = found[number]
+        if finding.place_vox is None or finding.presence < MIN_POINTED_PRESENCE or finding.score > MAX_POINTED_SCORE:
+            continue
+        place = place_of(engine, finding, structure.extent_mm, tokens[number : number + 1])
+        found[number] = _pointed(engine, structure, finding, place)
+    return found
+
+
+def _pointed(engine: TileEngine, structure: Structure, finding: Finding, place_vox: np.ndarray) -> Finding:
+    """The better of what was drawn of a structure by its name and of what a click at a place adds to that."""
+    from .interaction import Interaction
+
+    prompts = PromptSet(place_vox[None], np.array([1]), structure=structure)
+    drawing = Interaction(engine).start(prompts)
+    if drawing.canvas.box_vox() is None or drawing.score <= finding.score:
+        return finding
+    return replace(finding, canvas=drawing.canvas, score=drawing.score)
 
 
 def segment_structures(
