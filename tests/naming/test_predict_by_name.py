@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from promptseg import Predictor
+from promptseg import Predictor, text_search
+from promptseg.search import Finding
 
 from .conftest import CONFIG, SHAPE, MakePredictor, Oracle, dice, truth_of, wanted
 
@@ -181,3 +182,19 @@ def test_weights_without_text_name_themselves_and_the_cure(make_predictor: MakeP
         predictor.predict(text="liver")
     with pytest.raises(ValueError, match="all terms: weights 'mute' were not trained with text"):
         predictor.segment_all()
+
+
+@pytest.mark.parametrize(("presence", "is_drawn"), [(0.9, True), (0.3, False)])
+def test_what_is_seen_and_not_drawn_is_pointed_at_where_it_is_seen(
+    named: Named, monkeypatch: pytest.MonkeyPatch, presence: float, is_drawn: bool
+) -> None:
+    predictor, _ = named
+    truth = truth_of("left kidney")
+    middle = np.argwhere(truth).mean(axis=0)
+    canonical = np.array([SHAPE[0] - 1 - middle[0], SHAPE[1] - 1 - middle[1], middle[2]])  # the image is LPS
+    seen = Finding(presence=presence, place_vox=canonical, reach_vox=np.full(3, 4.0))
+    monkeypatch.setattr(text_search, "find_structures", lambda *_: [seen])
+    monkeypatch.setattr(text_search, "place_of", lambda engine, finding, *_: finding.place_vox)
+    result = predictor.predict(text="left kidney")
+    assert (dice(result.mask > 0, truth) > 0.7) is is_drawn
+    assert result.presence == pytest.approx(presence)
