@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 MIN_POINTED_PRESENCE = 0.5
 """Estimated probability of being there from which on what was not drawn by its name is pointed at."""
-MAX_POINTED_SCORE = 0.3
-"""Estimated IoU up to which it counts as not drawn."""
+HARDLY_DRAWN = 1 / 3
+"""Largest side of a mask, relative to the structure's usual one, below which it counts as not drawn."""
 SCORE_WEIGHT = 4.0
 """What the log odds of a structure's estimated IoU count beside its logits, where structures overlap."""
 PRESENCE_WEIGHT = 1.0
@@ -38,9 +38,13 @@ def find_named(engine: TileEngine, structures: Sequence[Structure], is_averaged:
     """
     tokens = text_tokens(engine.model, structures)
     found = find_structures(engine, [s.extent_mm for s in structures], tokens, is_averaged)
+    spacing_mm = np.array(engine.lattice.spacing_mm)
     for number, structure in enumerate(structures):
         finding = found[number]
-        if finding.place_vox is None or finding.presence < MIN_POINTED_PRESENCE or finding.score > MAX_POINTED_SCORE:
+        if finding.place_vox is None or finding.presence < MIN_POINTED_PRESENCE:
+            continue
+        box = None if finding.canvas is None else finding.canvas.box_vox()
+        if box is not None and ((box[1] - box[0]) * spacing_mm).max() >= HARDLY_DRAWN * structure.extent_mm:
             continue
         place = place_of(engine, finding, structure.extent_mm, tokens[number : number + 1])
         found[number] = _pointed(engine, structure, finding, place)
@@ -48,12 +52,12 @@ def find_named(engine: TileEngine, structures: Sequence[Structure], is_averaged:
 
 
 def _pointed(engine: TileEngine, structure: Structure, finding: Finding, place_vox: np.ndarray) -> Finding:
-    """The better of what was drawn of a structure by its name and of what a click at a place adds to that."""
+    """A structure drawn by its name and a click; as it was found where that draws nothing."""
     from .interaction import Interaction
 
     prompts = PromptSet(place_vox[None], np.array([1]), structure=structure)
     drawing = Interaction(engine).start(prompts)
-    if drawing.canvas.box_vox() is None or drawing.score <= finding.score:
+    if drawing.canvas.box_vox() is None:
         return finding
     return replace(finding, canvas=drawing.canvas, score=drawing.score)
 
