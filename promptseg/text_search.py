@@ -19,7 +19,7 @@ from .structures import Structure, parts_among, text_tokens
 
 logger = logging.getLogger(__name__)
 
-MIN_POINTED_PRESENCE = 0.5
+MIN_POINTED_PRESENCE = 0.9
 """Estimated probability of being there from which on what was not drawn by its name is pointed at."""
 HARDLY_DRAWN = 1 / 3
 """Largest side of a mask, relative to the structure's usual one, below which it counts as not drawn."""

@@ -184,7 +184,7 @@ def test_weights_without_text_name_themselves_and_the_cure(make_predictor: MakeP
         predictor.segment_all()
 
 
-@pytest.mark.parametrize(("presence", "is_drawn"), [(0.9, True), (0.3, False)])
+@pytest.mark.parametrize(("presence", "is_drawn"), [(0.95, True), (0.5, False)])
 def test_what_is_seen_and_not_drawn_is_pointed_at_where_it_is_seen(
     named: Named, monkeypatch: pytest.MonkeyPatch, presence: float, is_drawn: bool
 ) -> None:
