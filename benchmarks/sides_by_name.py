@@ -136,8 +136,9 @@ def main() -> None:
                     key = dataset, 2.0 ** round(math.log2(predictor._require_engine().lattice.level_spacing_mm(level)))
                     places = best_places(predictor, [structure.name for structure, _ in asked], level)
                     for (structure, other), place in zip(asked, places, strict=True):
-                        masks = (np.isin(labels, s.values) for s in (structure, other))
-                        seen.setdefault(key, Counter())[nearer(place * spacing_mm, *masks, spacing_mm)] += 1
+                        masks = [np.isin(labels, s.values) for s in (structure, other)]
+                        side = nearer(place * spacing_mm, masks[0], masks[1], spacing_mm)
+                        seen.setdefault(key, Counter())[side] += 1
                 for structure, other in asked:
                     mask = predictor.predict(text=structure.name).mask > 0
                     answer, dice = judge(mask, np.isin(labels, structure.values), np.isin(labels, other.values))
