@@ -160,7 +160,8 @@ def _locate(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Se
     for tile in tiles:
         hint = hint_on_tile(engine, tile, tokens)
         maps = hint.mask_logits[0].float().cpu()
-        sights.append([_best_place(engine.lattice, tile, *pair) for pair in zip(maps, before, strict=True)])
+        axes = _cell_axes(engine.lattice, tile, maps.shape[1:])
+        sights.append([_best_place(axes, *pair) for pair in zip(maps, before, strict=True)])
         presences.append(hint.presence_logits[0].float().cpu().sigmoid())
     located = []
     for number, finding in enumerate(before):
@@ -174,19 +175,17 @@ def _locate(engine: TileEngine, tiles: list[TileKey], tokens: Tensor, before: Se
     return located
 
 
-def _best_place(lattice: TileLattice, tile: TileKey, logits: Tensor, finding: Finding) -> tuple[float, np.ndarray]:
+def _best_place(axes: Sequence[np.ndarray], logits: Tensor, finding: Finding) -> tuple[float, np.ndarray]:
     """Where the word head sees a structure best on a tile, near to where a coarser level saw it.
 
     Args:
-        lattice: of the image.
-        tile: on which it was looked for.
+        axes: of the tile's cells, see :func:`_cell_axes`.
         logits: (d, h, w) of its cells.
         finding: as far as it was found.
 
     Returns:
         The estimate there, 0 to 1, and the middle of mass of the cells around it, in canonical voxels (3,).
     """
-    axes = [_along_axis(lattice, tile, axis, logits.shape[axis]) for axis in range(3)]
     if finding.place_vox is not None and finding.reach_vox is not None:
         ends = zip(axes, finding.place_vox, finding.reach_vox, strict=True)
         penalties = [torch.from_numpy(((voxels - place) / reach) ** 2).float() for voxels, place, reach in ends]
@@ -201,11 +200,11 @@ def _best_place(lattice: TileLattice, tile: TileKey, logits: Tensor, finding: Fi
     return float(logits.max().sigmoid()), np.array(place)
 
 
-def _along_axis(lattice: TileLattice, tile: TileKey, axis: int, count: int) -> np.ndarray:
-    """Canonical voxel coordinates along an axis of the middles of a tile's ``count`` cells."""
-    middles = np.zeros((count, 3))
-    middles[:, axis] = WORD_STRIDE * np.arange(count) + (WORD_STRIDE - 1) / 2
-    return lattice.from_level(lattice.tile_low(tile) + middles, tile.level)[:, axis]
+def _cell_axes(lattice: TileLattice, tile: TileKey, counts: Sequence[int]) -> list[np.ndarray]:
+    """Canonical voxel coordinates, along each axis, of the middles of so many of a tile's cells."""
+    middles = WORD_STRIDE * np.arange(max(counts)) + (WORD_STRIDE - 1) / 2
+    voxels = lattice.from_level(lattice.tile_low(tile) + middles[:, None], tile.level)
+    return [voxels[:count, axis] for axis, count in enumerate(counts)]
 
 
 def place_of(engine: TileEngine, finding: Finding, extent_mm: float, tokens: Tensor) -> np.ndarray:
@@ -223,7 +222,7 @@ def place_of(engine: TileEngine, finding: Finding, extent_mm: float, tokens: Ten
         finding.place_vox, lattice.finest_level_for(extent_mm / np.array(lattice.spacing_mm), fill=FILL)
     )
     logits = hint_on_tile(engine, tile, tokens).mask_logits[0, 0].float().cpu()
-    place = _best_place(lattice, tile, logits, finding)[1]
+    place = _best_place(_cell_axes(lattice, tile, logits.shape), logits, finding)[1]
     return np.clip(place, 0, np.array(lattice.shape) - 1.0)
 
 

@@ -171,7 +171,6 @@ def test_an_average_is_drawn_on_moved_tiles_at_the_structures_own_level_alone() 
 
 
 def test_a_finer_level_looks_near_where_a_coarser_one_saw_it() -> None:
-    engine = KnowingEngine(KnowingModel([LEFT]))
     tile = LATTICE.nearest((np.array(LEFT) + RIGHT) / 2, LATTICE.num_levels - 1)
     number = LATTICE.tile_size // WORD_STRIDE
     logits = torch.full((number,) * 3, -5.0)
@@ -181,12 +180,11 @@ def test_a_finer_level_looks_near_where_a_coarser_one_saw_it() -> None:
         cells.append(tuple(np.clip(np.rint((local - 3.5) / WORD_STRIDE), 0, number - 1).astype(int)))
         logits[cells[-1]] = height
     assert cells[0] != cells[1]
+    axes = search._cell_axes(LATTICE, tile, logits.shape)
     reach = WORD_STRIDE / 2 * LATTICE.step_vox(tile.level)
     for place, cell in ((LEFT, cells[0]), (RIGHT, cells[1])):
-        peak, found = search._best_place(
-            engine.lattice, tile, logits, Finding(place_vox=np.array(place), reach_vox=reach)
-        )
+        peak, found = search._best_place(axes, logits, Finding(place_vox=np.array(place), reach_vox=reach))
         middle = LATTICE.from_level(LATTICE.tile_low(tile) + WORD_STRIDE * np.array(cell) + 3.5, tile.level)
         assert np.abs(found - middle).max() < reach.max()
         assert 0.2 < peak < 0.9
-    assert search._best_place(engine.lattice, tile, logits, Finding())[0] == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert search._best_place(axes, logits, Finding())[0] == pytest.approx(1 / (1 + np.exp(-2.0)))
