@@ -141,25 +141,26 @@ def _header(shape: tuple[int, ...], affine: np.ndarray, reference: Any) -> Any:
         if tuple(reference.get_data_shape()[:3]) == shape and np.array_equal(header.get_best_affine(), affine):
             return header
     is_nifti2 = isinstance(header, nibabel.Nifti2Header) or max(shape) > NIFTI1_LONGEST_AXIS
-    if not is_nifti2 and _rounding(affine, shape) > ROUNDING_TOLERANCE:
+    if not is_nifti2 and _displacement(affine.astype(np.float32), affine, shape) > ROUNDING_TOLERANCE:
         logger.info("the affine needs float64: NIfTI-2 is written")
         is_nifti2 = True
     if header is None or is_nifti2 != isinstance(header, nibabel.Nifti2Header):
         header = nibabel.Nifti2Header() if is_nifti2 else nibabel.Nifti1Header()
         header.set_xyzt_units("mm")
     sform_code = int(header["sform_code"]) or int(header["qform_code"]) or ALIGNED
-    columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    is_rigid = np.allclose(columns.T @ columns, np.eye(3), atol=1e-5)  # a quaternion cannot hold shears
     header.set_data_shape(shape)
-    header.set_qform(affine, code=sform_code if is_rigid else 0)
+    header.set_qform(affine, code=sform_code)
+    # A quaternion cannot hold shears, and in float32 a turn of nearly 180 degrees only roughly.
+    if _displacement(header.get_qform(), affine, shape) > ROUNDING_TOLERANCE:
+        header.set_qform(affine, code=0)
     header.set_sform(affine, code=sform_code)
     return header
 
 
-def _rounding(affine: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far float32 rounding of an affine moves a corner of the grid, in the smallest voxel side."""
+def _displacement(stored: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How far an affine, as it is stored, moves a corner of the grid, in the smallest voxel side."""
     corners = np.stack(np.meshgrid(*[[0, n - 1] for n in shape], [1], indexing="ij"), axis=-1).reshape(-1, 4)
-    moved_mm = corners @ (affine.astype(np.float32) - affine).T
+    moved_mm = corners @ (stored - affine).T
     return float(np.linalg.norm(moved_mm, axis=1).max() / np.linalg.norm(affine[:3, :3], axis=0).min())
 
 
