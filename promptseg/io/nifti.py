@@ -151,7 +151,7 @@ def _header(shape: tuple[int, ...], affine: np.ndarray, reference: Any) -> Any:
     header.set_data_shape(shape)
     header.set_qform(affine, code=sform_code)
     # A quaternion cannot hold shears, and in float32 a turn of nearly 180 degrees only roughly.
-    if _displacement(header.get_qform(), affine, shape) > ROUNDING_TOLERANCE:
+    if _displacement(np.asarray(header.get_qform(), dtype=float), affine, shape) > ROUNDING_TOLERANCE:
         header.set_qform(affine, code=0)
     header.set_sform(affine, code=sform_code)
     return header
