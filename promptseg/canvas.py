@@ -107,6 +107,26 @@ class Canvas:
         out[part] = torch.where(old.isnan(), new, torch.maximum(old, new))
         return Canvas(self.lattice, self.level, self.low, out)
 
+    def local(self, before: Canvas, place: np.ndarray, reach: float) -> Canvas:
+        """This canvas near a place, which fades into an earlier one away from it; as it is where nothing was drawn.
+
+        Args:
+            before: of the same level, inside this one.
+            place: (3,) level voxel position.
+            reach: level voxels at which the change has fallen to e^-1.
+        """
+        part = box_slices(before.low - self.low, before.high - self.low)
+        new, old = self.logits[part], before.logits
+        out = self.logits.clone()
+        weight = torch.exp(-_squared_distance(old, place - before.low) / reach**2)
+        out[part] = torch.where(old.isnan() | new.isnan(), new, old + weight * (new - old))
+        return Canvas(self.lattice, self.level, self.low, out)
+
+    def distance_to(self, place: np.ndarray, inside: bool) -> float:
+        """Level voxels from a position (3,) to the nearest voxel in the mask, or outside it; infinite without one."""
+        is_other = (self.logits > 0) != inside
+        return float(_squared_distance(self.logits, place - self.low).masked_fill_(is_other, torch.inf).min()) ** 0.5
+
     def cropped(self, margin: int) -> Canvas:
         """The logits around the mask, in memory of their own; a single voxel of an empty one.
 
@@ -230,6 +250,12 @@ class Canvas:
             elif not label and float(value) > 0:
                 part.copy_(part.nan_to_num(UNDRAWN_LOGIT).clamp(max=-ENFORCED_LOGIT))
         return Canvas(self.lattice, self.level, self.low, logits)
+
+
+def _squared_distance(like: Tensor, place: np.ndarray) -> Tensor:
+    """Square of each voxel's distance to a position (3,), in voxels: float32 of the shape of ``like``."""
+    squares = [(torch.arange(n) - p) ** 2 for n, p in zip(like.shape, place.tolist(), strict=True)]
+    return (squares[0][:, None, None] + squares[1][:, None] + squares[2]).float()
 
 
 def gaussian_window(size: int) -> Tensor:

@@ -31,6 +31,13 @@ class InteractionConfig:
     in the middle of what is missing clicks as far from its end."""
     rescale_clicks: int = 4
     """Clicks up to which one beside the object may say that it is far smaller than drawn, and have it drawn anew."""
+    local_from: int = 4
+    """Prompts from which on a click changes what lies near it: those before say what the object as a whole is. After a
+    box or a mask, which say so, each click does."""
+    local_reach: float = 5.0
+    """How far it changes the mask, in multiples of its distance to where it would have been right already."""
+    least_distance: float = 5.0
+    """Least such distance, in voxels of the level. These three were chosen on training crops."""
     refine_below: float = 0.45
     """Side of an object, relative to a tile's, below which drawing moves to a finer level."""
     mask_weight: float = 0.1

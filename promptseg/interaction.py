@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from .boxes import Box, contains_box, intersect_box, union_box
 from .canvas import Canvas
@@ -152,9 +151,15 @@ class Interaction(Drawer):
         for tile, logits in zip(tiles, output.mask_logits[:, 0, 0], strict=True):
             pasted = pasted.paste(tile, logits)
             changed = union_box(changed, self.reach(tile))
+        pasted = pasted.limited(canvas, adds=includes)
+        if self._is_local(prompts, box_vox):
+            place = self.lattice.to_level((box_vox[0] + box_vox[1] - 1) / 2, canvas.level)
+            nearest = max(canvas.distance_to(place, inside=includes), self.config.least_distance)
+            if np.isfinite(nearest):
+                pasted = pasted.local(canvas, place, self.config.local_reach * nearest)
         drawn = replace(
             drawing,
-            canvas=pasted.limited(canvas, adds=includes),
+            canvas=pasted,
             score=mean_score(output),
             presence=float(output.presence_scores.max()),
             candidates=(),
@@ -163,6 +168,12 @@ class Interaction(Drawer):
         if not includes:
             return drawn
         return self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True, mask_weight=weight)
+
+    def _is_local(self, prompts: PromptSet, box_vox: Box) -> bool:
+        """Whether a new prompt corrects its surroundings and no longer says what the object as a whole is."""
+        is_click = bool((box_vox[1] - box_vox[0] <= 1).all())
+        is_outlined = bool(prompts.boxes) or prompts.mask is not None
+        return is_click and (is_outlined or len(prompts.points) + len(prompts.strokes) >= self.config.local_from)
 
     def _smaller(self, canvas: Canvas, prompts: PromptSet, excluded_vox: np.ndarray) -> Drawing | None:
         """Draws the object anew at a finer level where an early click beside it says that it is far smaller than drawn.
@@ -194,14 +205,9 @@ class Interaction(Drawer):
     def _beyond_click(self, canvas: Canvas, box_vox: Box) -> Box | None:
         """What a click outside the mask says of the object's size: a box around it; None where it says nothing."""
         centre = (box_vox[0] + box_vox[1] - 1) / 2
-        place = self.lattice.to_level(centre, canvas.level) - canvas.low
-        squares = [(torch.arange(n) - p) ** 2 for n, p in zip(canvas.logits.shape, place.tolist(), strict=True)]
-        square = squares[0][:, None, None] + squares[1][:, None] + squares[2]
-        nearest = float(square.masked_fill_(~(canvas.logits > 0), torch.inf).min())
-        if not np.isfinite(nearest):
-            return None
-        distance = self.config.click_reach * nearest**0.5
-        if distance < 1:
+        nearest = canvas.distance_to(self.lattice.to_level(centre, canvas.level), inside=True)
+        distance = self.config.click_reach * nearest
+        if not np.isfinite(nearest) or distance < 1:
             return None
         reach = distance * self.lattice.step_vox(canvas.level)
         return np.maximum(centre - reach, 0.0), np.minimum(

@@ -280,6 +280,31 @@ def test_a_click_where_nothing_was_drawn_changes_nothing() -> None:
         assert torch.equal(enforced.logits, canvas.logits)
 
 
+def test_a_local_change_falls_off_with_distance_and_leaves_alone_what_was_not_drawn_before() -> None:
+    before = ball(0, [TileKey(0, (1, 1, 1))], (20.0, 20.0, 20.0), 6.0)
+    before.logits[:2] = torch.nan
+    after = Canvas(before.lattice, 0, before.low, before.logits.nan_to_num(0.0) + 4.0)
+    place = before.low + 8.0
+    changed = after.local(before, place, reach=3.0).logits
+    share = (changed - before.logits) / 4.0
+    assert torch.equal(changed[:2], after.logits[:2])
+    offsets = torch.arange(2, before.logits.shape[0]) - 8.0
+    torch.testing.assert_close(share[2:, 8, 8], torch.exp(-((offsets / 3.0) ** 2)))
+    assert share[2:].max() == share[8, 8, 8] == 1.0
+
+
+def test_the_distance_to_a_mask_and_out_of_it() -> None:
+    canvas = ball(0, [TileKey(0, (1, 1, 1))], (20.0, 20.0, 20.0), 5.0)
+    inside = torch.nonzero(canvas.logits > 0).float() + torch.from_numpy(canvas.low)
+    outside = torch.nonzero(canvas.logits <= 0).float() + torch.from_numpy(canvas.low)
+    for place in (np.array([20.0, 20.0, 20.0]), np.array([20.0, 21.5, 28.0])):
+        for voxels, is_inside in ((inside, True), (outside, False)):
+            expected = float((voxels - torch.from_numpy(place)).norm(dim=1).min())
+            assert canvas.distance_to(place, is_inside) == pytest.approx(expected, abs=1e-4)
+    empty = Canvas(canvas.lattice, 0, canvas.low, torch.full_like(canvas.logits, -1.0))
+    assert empty.distance_to(np.zeros(3), inside=True) == np.inf
+
+
 def test_windows() -> None:
     gaussian, fade = gaussian_window(SIZE), fade_window(SIZE)
     for window in (gaussian, fade):

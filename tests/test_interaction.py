@@ -267,6 +267,31 @@ def test_a_click_on_the_object_only_adds_and_one_beside_it_only_takes_away(inclu
     assert not (before & ~now).any() if includes else not (now & ~before).any()
 
 
+@pytest.mark.parametrize("opening", ["clicks", "box"])
+def test_a_late_click_and_one_after_a_box_change_what_lies_near_them(opening: str) -> None:
+    """The decoder changes its mind at both ends of an object, of which one is clicked on."""
+    settings = {"coarsen_beyond": 9.0, "refine_below": 0.0, "local_reach": 1.0, "least_distance": 2.0}
+    middle = LATTICE.from_level(LATTICE.tile_low(TileKey(0, (4, 4, 4))) + 8.0, 0)
+    interaction, engine = make(tuple(middle), 5.0, **settings)
+    box = (middle - 5, middle + 6)
+    drawing = interaction.draw(0, box, clicks(tuple(middle)), None)
+    engine.radii_vox = (2.0, 5.0, 5.0)
+    place, far = middle + (3, 0, 0), middle - (3, 0, 0)
+    count = interaction.config.local_from - 1 if opening == "clicks" else 1
+    boxes = (box,) if opening == "box" else ()
+    late = clicks(*[tuple(middle)] * count, tuple(place), labels=[1] * count + [0], boxes=boxes)
+    early = clicks(tuple(middle), tuple(place), labels=[1, 0])
+    shape = np.array(LATTICE.shape)
+    values = {}
+    for name, prompts in (("late", late), ("early", early)):
+        after = interaction.correct(drawing, prompts, around(tuple(place)), includes=False)
+        logits = after.canvas.sample(np.zeros(3, int), shape)
+        values[name] = [float(logits[tuple(np.rint(at).astype(int))]) for at in (place, far)]
+    assert values["late"][0] < 0 < values["late"][1]
+    assert values["early"][0] < 0
+    assert values["early"][1] < 0
+
+
 def test_an_object_that_shrank_is_drawn_finer() -> None:
     interaction, engine = make((30.0, 30.0, 25.0), 4.0)
     coarse = interaction.draw(1, (np.array([20.0, 20, 17]), np.array([41.0, 41, 34])), clicks((30, 30, 25)), None)

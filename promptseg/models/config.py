@@ -64,6 +64,8 @@ class ModelConfig:
     """Standard deviation of a click's ball, in units of the tile's mean spacing (so isotropic in mm)."""
     intensity_evidence: bool = False
     """Hand the decoder where the intensities under a prompt occur and what they connect to."""
+    follow_edges: bool = False
+    """Smooth the logits of each mask as far as the tile's intensities have no edge: see :mod:`.edges`."""
     prompt_context: bool = False
     """Hand the mean of an object's prompt tokens to every image and output token, besides what these attend to: names
     and learned tokens, which lie nowhere, are otherwise hardly looked at."""

@@ -9,6 +9,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .edges import follow_edges
 from .evidence import NUM_SIDES, gather_evidence
 from .image_encoder import ImageEmbedding
 from .layers import (
@@ -103,7 +104,7 @@ class MaskDecoder(nn.Module):
         self.output_tokens = nn.Embedding(num_masks + 2, dim)  # masks, quality, presence
         self.prompt_context = nn.Linear(dim, 2 * dim) if config.prompt_context else None
         self.skip_projs = nn.ModuleList(Pointwise(s, c) for s, c in zip(skips, channels, strict=True))
-        self.has_evidence = config.intensity_evidence
+        self.has_evidence, self.follows_edges = config.intensity_evidence, config.follow_edges
         num_sides = NUM_SIDES if self.has_evidence else 0
         # Of a cell of 2x2x2 voxels: each voxel's maps, intensity and similarity, and the cell's connectedness.
         self.prompt_stem = Pointwise(8 * (NUM_DENSE_MAPS + 1 + num_sides) + num_sides, channels[0])
@@ -164,6 +165,10 @@ class MaskDecoder(nn.Module):
             prior = prior + torch.einsum("nkdhw,k->ndhw", alike, of_alike)
             logits = logits + torch.einsum("nkdhw,k->ndhw", joined, of_joined)[:, None]
         mask_logits = depth_to_space(logits) + prior[:, None]  # (B P, M, D, H, W)
+        if self.follows_edges:
+            of_tiles = rearrange(mask_logits, "(b p) m d h w -> b (p m) d h w", b=batch)
+            followed = follow_edges(of_tiles, image_embedding.image).to(mask_logits.dtype)
+            mask_logits = rearrange(followed, "b (p m) d h w -> (b p) m d h w", m=num_masks)
         iou_logits = self._quality(tokens, mask_logits, num_masks)
         presence_logits = self.presence_head(tokens[:, 2 + self.num_candidates])[..., 0]
         unfold = {"b": batch, "p": num_objects}

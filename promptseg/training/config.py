@@ -39,6 +39,9 @@ class PretrainConfig:
     word head on features that stay as they are, which costs a fifth and leaves clicks and boxes bit-equal."""
     train_encoder: bool = True
     """False, in the stage ``prompted``: the image encoder stays as it is, and with it all embeddings, bit-equal."""
+    train_words: bool = True
+    """False, in the stage ``prompted``: the word head and all that it reads of a name stay as they are, so that with an
+    encoder that stays too a name is looked for as before; what is drawn at it is still learnt."""
     init_from: str = ""
     """Weights to start from: empty for none; ``timm:NAME`` for a 2D ViT that is inflated, ``sam2d:FILE.pth`` for
     Segment Anything's image encoder; else a checkpoint folder or name, or the ``weights`` folder of a
@@ -180,6 +183,8 @@ class PretrainConfig:
                 f"train_encoder=False with stage={self.stage!r} and init_from={self.init_from!r}: expected the stage "
                 "prompted, and weights whose encoder is to be kept"
             )
+        if not self.train_words and self.stage != "prompted":
+            raise ValueError(f"train_words=False with stage={self.stage!r}: expected the stage prompted")
         if self.optimizer == "muon" and (self.parallel != "ddp" or self.weight_decay <= 0):
             raise ValueError(
                 f"optimizer='muon' with parallel={self.parallel!r} and weight_decay={self.weight_decay}: expected "

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _CONDITIONAL = re.compile(r"^(prompt_encoder|mask_decoder|word_head)\.")
 NAME_WEIGHT = 0.5
 """Weight of the word head's loss beside an episode's."""
+WORD_PARAMETERS = ("word_head.", "prompt_encoder.laterality_embedding.", "prompt_encoder.level_embedding.")
+"""What the stage ``words`` trains: nothing that a prompt without words passes through."""
 PLACE_WEIGHT = 0.1
 """Weight, within it, of telling the cells of a structure from all others of the tile."""
 
@@ -46,6 +48,10 @@ class PromptedTraining(nn.Module):
         self.config = config
         if not config.train_encoder:
             model.image_encoder.requires_grad_(False)
+        if not config.train_words:
+            for name, parameter in model.named_parameters():
+                if name.startswith((*WORD_PARAMETERS, "prompt_encoder.text_proj.")):
+                    parameter.requires_grad_(False)
 
     def forward(
         self, batch: dict[str, Tensor], step: int, index: int = 0, clicks: int = 0
@@ -84,7 +90,7 @@ class PromptedTraining(nn.Module):
             self.config.scored_rounds,
         )
         loss, measured = result.loss + self._zero(), {f"dice{i + 1}": s for i, s in enumerate(result.dice)}
-        if self.model.word_head is not None and "name_text" in batch:
+        if self.config.train_words and self.model.word_head is not None and "name_text" in batch:
             hint_loss = name_loss(self.model, embedding, batch)
             loss, measured = loss + NAME_WEIGHT * hint_loss, {**measured, "names": hint_loss.detach()}
         return loss, measured
@@ -93,10 +99,6 @@ class PromptedTraining(nn.Module):
         """0, as a function of every weight that an episode may leave out."""
         parts = [p.sum() for n, p in self.model.named_parameters() if _CONDITIONAL.match(n) and p.requires_grad]
         return 0.0 * torch.stack(parts).sum()
-
-
-WORD_PARAMETERS = ("word_head.", "prompt_encoder.laterality_embedding.", "prompt_encoder.level_embedding.")
-"""What the stage ``words`` trains: nothing that a prompt without words passes through."""
 
 
 class WordTraining(nn.Module):

@@ -141,6 +141,18 @@ def test_a_run_that_keeps_the_encoder_trains_all_else_and_leaves_embeddings_bit_
         assert {name.partition(".")[0] for name in changed} == {"prompt_encoder", "mask_decoder", "word_head"}
 
 
+def test_a_run_that_keeps_words_leaves_all_that_a_name_is_looked_for_with_bit_equal(make_config, tmp_path):
+    fields = _with_words(make_config)
+    setup(make_config(out_dir=str(tmp_path / "start"), **fields)).save()
+    kept = {"init_from": str(tmp_path / "start" / "weights"), "train_encoder": False, "train_words": False}
+    trainer = setup(make_config(out_dir=str(tmp_path / "on"), **kept, **fields))
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.fit()
+    changed = {n for n, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[n])}
+    assert changed and not any(n.startswith((*WORD_PARAMETERS, "prompt_encoder.text_proj.")) for n in changed)
+    assert {name.partition(".")[0] for name in changed} == {"prompt_encoder", "mask_decoder"}
+
+
 def test_a_word_head_takes_what_earlier_weights_have_and_begins_the_rest(make_config, tmp_path):
     fields = _with_words(make_config)
     start = setup(make_config(out_dir=str(tmp_path / "start"), **fields))
