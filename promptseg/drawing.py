@@ -31,19 +31,25 @@ class InteractionConfig:
     in the middle of what is missing clicks as far from its end."""
     rescale_clicks: int = 4
     """Clicks up to which one beside the object may say that it is far smaller than drawn, and have it drawn anew."""
-    local_from: int = 4
-    """Prompts from which on a click changes what lies near it: those before say what the object as a whole is. After a
-    box or a mask, which say so, each click does."""
+    late_from: int = 4
+    """Prompts that tell what an object as a whole is, as a box or a mask does alone. From then on it is drawn finer,
+    and a click changes what lies near it."""
+    late_span: float = 2.0
+    """How many times as long as the tile an object may be then, in tiles that each show a part of it; 1 for no more than
+    before."""
     local_reach: float = 5.0
     """How far it changes the mask, in multiples of its distance to where it would have been right already."""
     least_distance: float = 5.0
-    """Least such distance, in voxels of the level. These three were chosen on training crops."""
+    """Least such distance, in voxels of the level. This and the four before were chosen on training cases."""
     refine_below: float = 0.45
     """Side of an object, relative to a tile's, below which drawing moves to a finer level."""
     mask_weight: float = 0.1
     """How much of what was drawn before a correction counts, where prompts on the object tell what it is: a mask that
     counts in full keeps its errors, of which a click then mends the nearest part alone. Found on training crops, and
     kept to corrections by a comparison on the validation fold."""
+    part_mask_weight: float = 0.3
+    """The same where no tile shows all of the object, so that the mask alone tells what lies around. Found on training
+    cases."""
     ranking: RankingConfig = field(default_factory=RankingConfig)
     """Which answer to an ambiguous first prompt is best."""
 

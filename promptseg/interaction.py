@@ -54,7 +54,8 @@ class Interaction(Drawer):
             level = self.lattice.finest_level_for(
                 extent[1] - extent[0], fill=1.0 if prompts.boxes else self.config.fill
             )
-            return self.draw(level, extent, prompts, None)
+            drawn = self.draw(level, extent, prompts, None)
+            return drawn if prompts.mask is not None else self._in_parts(drawn, prompts)
         guess, others = self.guess(prompts, extent)
         return replace(self._refine(guess, prompts), candidates=others)
 
@@ -77,6 +78,16 @@ class Interaction(Drawer):
         if level >= canvas.level and not canvas.open_tiles():
             return drawing
         return self.draw(min(level, canvas.level), (low, high), prompts, canvas, mask_weight=mask_weight)
+
+    def _in_parts(self, drawing: Drawing, prompts: PromptSet) -> Drawing:
+        """Draws an object of known extent again at a finer level, in tiles that each show a part of it."""
+        box = drawing.canvas.box_vox()
+        if box is None or self.config.late_span <= 1:
+            return drawing
+        level = self._finest_level(*box, self.config.fill * self.config.late_span)
+        if level >= drawing.canvas.level:
+            return drawing
+        return replace(self.draw(level, box, prompts, drawing.canvas), presence=drawing.presence)
 
     def guess(self, prompts: PromptSet, extent: Box) -> tuple[Drawing, tuple[tuple[float, Canvas], ...]]:
         """Asks every level that can hold the prompts and ranks all candidates by estimated IoU and completeness.
@@ -123,14 +134,19 @@ class Interaction(Drawer):
             span = ((high - low) / self.lattice.step_vox(canvas.level) / self.lattice.tile_size).max()
             drawn_box = canvas.box_vox()
             grows = beyond is not None or not includes or drawn_box is None or not contains_box(drawn_box, box_vox)
-            if (span > self.config.coarsen_beyond and grows) or span < self.config.refine_below:
-                level = self.lattice.finest_level_for(high - low, fill=self.config.fill)
+            most = self.config.late_span if self._is_late(prompts) else 1.0  # how many tiles it may be long
+            if (span > self.config.coarsen_beyond * most and grows) or span < self.config.refine_below * most:
+                level = self._finest_level(low, high, self.config.fill * most)
                 if level != canvas.level:
                     is_anew = redraws and level > canvas.level
-                    drawn = self.draw(level, (low, high), prompts, canvas, is_anew, weight)
+                    is_in_parts = span * 2.0 ** (canvas.level - level) > self.config.coarsen_beyond
+                    kept = 1.0 if is_in_parts else weight
+                    drawn = self.draw(level, (low, high), prompts, canvas, is_anew, kept)
                     if level > canvas.level:
                         drawn = self._refine(drawn, prompts, weight)
                     return replace(drawn, is_from_prompts=drawing.is_from_prompts)
+            if span > self.config.coarsen_beyond and redraws:
+                weight = self.config.part_mask_weight
         if not includes and redraws:
             smaller = self._smaller(canvas, prompts, (box_vox[0] + box_vox[1] - 1) / 2)
             if smaller is not None:
@@ -172,8 +188,19 @@ class Interaction(Drawer):
     def _is_local(self, prompts: PromptSet, box_vox: Box) -> bool:
         """Whether a new prompt corrects its surroundings and no longer says what the object as a whole is."""
         is_click = bool((box_vox[1] - box_vox[0] <= 1).all())
+        return is_click and self._is_late(prompts)
+
+    def _is_late(self, prompts: PromptSet) -> bool:
+        """Whether the prompts before the newest tell what the object as a whole is."""
         is_outlined = bool(prompts.boxes) or prompts.mask is not None
-        return is_click and (is_outlined or len(prompts.points) + len(prompts.strokes) >= self.config.local_from)
+        return is_outlined or len(prompts.points) + len(prompts.strokes) >= self.config.late_from
+
+    def _finest_level(self, low: np.ndarray, high: np.ndarray, fill: float) -> int:
+        """Finest level at which a box is at most ``fill`` tiles long, and few tiles cover it."""
+        level = self.lattice.finest_level_for(high - low, fill=fill)
+        while level < self.lattice.num_levels - 1 and len(self.covering((low, high), level)) > self.config.max_tiles:
+            level += 1
+        return level
 
     def _smaller(self, canvas: Canvas, prompts: PromptSet, excluded_vox: np.ndarray) -> Drawing | None:
         """Draws the object anew at a finer level where an early click beside it says that it is far smaller than drawn.

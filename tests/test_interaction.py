@@ -141,14 +141,51 @@ def test_no_more_tiles_are_used_than_allowed() -> None:
     assert dice(drawing, engine.truth) > 0.9
 
 
-def test_a_box_chooses_the_level_that_it_fills() -> None:
+def test_a_box_chooses_the_level_that_it_fills_and_then_draws_a_level_finer_in_parts() -> None:
     interaction, engine = make((40.0, 35.0, 30.0), 10.0)
     box = (np.array([30.0, 25, 20]), np.array([51.0, 46, 41]))
     drawing = interaction.start(PromptSet(boxes=(box,)))
-    assert drawing.canvas.level == LATTICE.finest_level_for(box[1] - box[0], fill=1.0) == 1
+    assert engine.tile_lists[0][0].level == LATTICE.finest_level_for(box[1] - box[0], fill=1.0) == 1
+    assert drawing.canvas.level == 0
+    assert 1 < len(engine.tile_lists[1]) <= interaction.config.max_tiles
+    assert engine.mask_weights[0] is None
+    assert set(engine.mask_weights[1:]) == {1.0}
     assert dice(drawing, engine.truth) > 0.95
     beside = clicks((5, 5, 5), labels=[0], boxes=(box,))  # what excludes does not widen it
-    assert interaction.start(beside).canvas.level == 1
+    assert interaction.start(beside).canvas.level == 0
+    whole, _ = make((40.0, 35.0, 30.0), 10.0, late_span=1.0)
+    assert whole.start(PromptSet(boxes=(box,))).canvas.level == 1
+
+
+def test_an_object_is_drawn_finer_once_there_are_prompts_enough_and_stays_so() -> None:
+    interaction, engine = make((40.0, 35.0, 30.0), 10.0)
+    middle, place = (40.0, 35.0, 30.0), (49.0, 35.0, 30.0)
+    drawing = interaction.start(clicks(middle))
+    assert drawing.canvas.level == 1
+    levels = []
+    for count in range(2, 7):
+        prompts = clicks(*[middle] * (count - 1), place, labels=[1] * (count - 1) + [0])
+        engine.mask_weights.clear()
+        engine.tile_lists.clear()
+        drawing = interaction.correct(drawing, prompts, around(place), includes=False)
+        levels.append(drawing.canvas.level)
+    late = interaction.config.late_from - 2
+    assert set(levels[:late]) == {1}
+    assert set(levels[late:]) == {0}
+    assert engine.mask_weights == [interaction.config.part_mask_weight]  # of the last, on one tile again
+    assert [len(tiles) for tiles in engine.tile_lists] == [1]
+    assert dice(drawing, engine.truth) > 0.95
+
+
+def test_an_object_that_needs_too_many_tiles_is_not_drawn_finer_and_not_again_and_again() -> None:
+    interaction, engine = make((40.0, 35.0, 30.0), 10.0, max_tiles=4)
+    middle, place = (40.0, 35.0, 30.0), (49.0, 35.0, 30.0)
+    drawing = interaction.start(clicks(middle))
+    engine.tile_lists.clear()
+    prompts = clicks(*[middle] * 5, place, labels=[1] * 5 + [0])
+    after = interaction.correct(drawing, prompts, around(place), includes=False)
+    assert after.canvas.level == drawing.canvas.level == 1
+    assert [len(tiles) for tiles in engine.tile_lists] == [1]
 
 
 def start_state(centre: tuple[float, float, float] = (30.0, 30.0, 25.0), radius: float = 5.0) -> Any:
@@ -277,7 +314,7 @@ def test_a_late_click_and_one_after_a_box_change_what_lies_near_them(opening: st
     drawing = interaction.draw(0, box, clicks(tuple(middle)), None)
     engine.radii_vox = (2.0, 5.0, 5.0)
     place, far = middle + (3, 0, 0), middle - (3, 0, 0)
-    count = interaction.config.local_from - 1 if opening == "clicks" else 1
+    count = interaction.config.late_from - 1 if opening == "clicks" else 1
     boxes = (box,) if opening == "box" else ()
     late = clicks(*[tuple(middle)] * count, tuple(place), labels=[1] * count + [0], boxes=boxes)
     early = clicks(tuple(middle), tuple(place), labels=[1, 0])

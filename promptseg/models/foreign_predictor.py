@@ -70,8 +70,8 @@ class ForeignPredictor(Predictor):
 
     @property
     def _foreign_config(self) -> InteractionConfig:
-        """How tiles are chosen, for weights that were trained with the whole of the mask that they correct."""
-        return replace(self.interaction_config, mask_weight=1.0, local_reach=float("inf"))
+        """How tiles are chosen, for weights that were trained on whole objects with the whole of the mask they correct."""
+        return replace(self.interaction_config, mask_weight=1.0, local_reach=float("inf"), late_span=1.0)
 
     def _signature(self, volume: Volume) -> str:
         """Names image, weights, numeric type and tiling: what an embedding depends on."""
