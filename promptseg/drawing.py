@@ -35,8 +35,8 @@ class InteractionConfig:
     """Prompts that tell what an object as a whole is, as a box or a mask does alone. From then on it is drawn finer,
     and a click changes what lies near it."""
     late_span: float = 2.0
-    """How many times as long as the tile an object may be then, in tiles that each show a part of it; 1 for no more than
-    before."""
+    """How many times as long as the tile an object may be then, in tiles that each show a part of it; 1 for no finer
+    drawing."""
     local_reach: float = 5.0
     """How far it changes the mask, in multiples of its distance to where it would have been right already."""
     least_distance: float = 5.0

@@ -70,8 +70,9 @@ class ForeignPredictor(Predictor):
 
     @property
     def _foreign_config(self) -> InteractionConfig:
-        """How tiles are chosen, for weights that were trained on whole objects with the whole of the mask they correct."""
-        return replace(self.interaction_config, mask_weight=1.0, local_reach=float("inf"), late_span=1.0)
+        """How tiles are chosen, for weights that were trained on whole objects with all of the mask they correct."""
+        all_of_it = {"mask_weight": 1.0, "part_mask_weight": 1.0, "local_reach": float("inf")}
+        return replace(self.interaction_config, late_span=1.0, **all_of_it)
 
     def _signature(self, volume: Volume) -> str:
         """Names image, weights, numeric type and tiling: what an embedding depends on."""
