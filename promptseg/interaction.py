@@ -55,7 +55,7 @@ class Interaction(Drawer):
                 extent[1] - extent[0], fill=1.0 if prompts.boxes else self.config.fill
             )
             drawn = self.draw(level, extent, prompts, None)
-            return drawn if prompts.mask is not None else self._in_parts(drawn, prompts)
+            return drawn if prompts.mask is not None else self.in_parts(drawn, prompts)
         guess, others = self.guess(prompts, extent)
         return replace(self._refine(guess, prompts), candidates=others)
 
@@ -63,7 +63,7 @@ class Interaction(Drawer):
         """Looks for a structure by its name, in the whole volume; a blank drawing where it is not there."""
         from .text_search import find_named
 
-        (found,) = find_named(self.engine, [structure])
+        (found,) = find_named(self.engine, [structure], config=self.config)
         canvas = Canvas.blank(self.lattice) if found.canvas is None else found.canvas
         return Drawing(canvas, found.score, found.presence)
 
@@ -79,15 +79,19 @@ class Interaction(Drawer):
             return drawing
         return self.draw(min(level, canvas.level), (low, high), prompts, canvas, mask_weight=mask_weight)
 
-    def _in_parts(self, drawing: Drawing, prompts: PromptSet) -> Drawing:
-        """Draws an object of known extent again at a finer level, in tiles that each show a part of it."""
+    def in_parts(self, drawing: Drawing, prompts: PromptSet) -> Drawing:
+        """Draws an object of known extent again at a finer level, in tiles that each show a part of it.
+
+        How good it is, and whether it is there, stays as the tile said that showed all of it.
+        """
         box = drawing.canvas.box_vox()
         if box is None or self.config.late_span <= 1:
             return drawing
         level = self._finest_level(*box, self.config.fill * self.config.late_span)
         if level >= drawing.canvas.level:
             return drawing
-        return replace(self.draw(level, box, prompts, drawing.canvas), presence=drawing.presence)
+        drawn = self.draw(level, box, prompts, drawing.canvas)
+        return replace(drawn, score=drawing.score, presence=drawing.presence)
 
     def guess(self, prompts: PromptSet, extent: Box) -> tuple[Drawing, tuple[tuple[float, Canvas], ...]]:
         """Asks every level that can hold the prompts and ranks all candidates by estimated IoU and completeness.
@@ -131,16 +135,17 @@ class Interaction(Drawer):
         known = [box for box in extents if box is not None]
         if known:
             low, high = functools.reduce(union_box, known)
-            span = ((high - low) / self.lattice.step_vox(canvas.level) / self.lattice.tile_size).max()
+            span = self._span(canvas, (low, high))
             drawn_box = canvas.box_vox()
             grows = beyond is not None or not includes or drawn_box is None or not contains_box(drawn_box, box_vox)
-            most = self.config.late_span if self._is_late(prompts) else 1.0  # how many tiles it may be long
+            is_in_parts = drawn_box is not None and prompts.structure is not None and self._span(canvas, drawn_box) > 1
+            most = self.config.late_span if is_in_parts or self._is_late(prompts) else 1.0  # tiles it may be long
             if (span > self.config.coarsen_beyond * most and grows) or span < self.config.refine_below * most:
                 level = self._finest_level(low, high, self.config.fill * most)
                 if level != canvas.level:
-                    is_anew = redraws and level > canvas.level
-                    is_in_parts = span * 2.0 ** (canvas.level - level) > self.config.coarsen_beyond
-                    kept = 1.0 if is_in_parts else weight
+                    is_anew = redraws and level > canvas.level and not is_in_parts
+                    fits = span * 2.0 ** (canvas.level - level) <= self.config.coarsen_beyond
+                    kept = weight if fits and not is_in_parts else 1.0
                     drawn = self.draw(level, (low, high), prompts, canvas, is_anew, kept)
                     if level > canvas.level:
                         drawn = self._refine(drawn, prompts, weight)
@@ -184,6 +189,10 @@ class Interaction(Drawer):
         if not includes:
             return drawn
         return self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True, mask_weight=weight)
+
+    def _span(self, canvas: Canvas, box: Box) -> float:
+        """Longest side of a box of canonical voxels, in tiles of a canvas's level."""
+        return float(((box[1] - box[0]) / self.lattice.step_vox(canvas.level) / self.lattice.tile_size).max())
 
     def _is_local(self, prompts: PromptSet, box_vox: Box) -> bool:
         """Whether a new prompt corrects its surroundings and no longer says what the object as a whole is."""

@@ -294,7 +294,7 @@ class Predictor(AdapterMethods):
         with self._lock:
             engine = self._require_engine()
             structures = understand_all(self.model.config, terms)
-            return segment_structures(engine, structures, is_averaged=terms is not None)
+            return segment_structures(engine, structures, terms is not None, self.interaction_config)
 
     def precompute(
         self,

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .drawing import Drawing, InteractionConfig
 from .engine import TileEngine
 from .label_prediction import LabelPrediction, LabelRequest, assemble
 from .prompts import PromptSet
@@ -31,39 +32,46 @@ CASES_WEIGHT = 1.0
 """What the logarithm of the number of training cases that showed it counts."""
 
 
-def find_named(engine: TileEngine, structures: Sequence[Structure], is_averaged: bool = True) -> list[Finding]:
+def find_named(
+    engine: TileEngine,
+    structures: Sequence[Structure],
+    is_averaged: bool = True,
+    config: InteractionConfig | None = None,
+) -> list[Finding]:
     """Looks for structures by their names; see :func:`promptseg.search.find_structures`.
 
-    A structure that is seen and not drawn, or hardly, is drawn as if the place where it is seen best had been clicked.
+    A structure that is seen and not drawn, or hardly, is drawn as if the place where it is seen best had been clicked;
+    with ``is_averaged``, one that is large is drawn a level finer in the end.
     """
+    from .interaction import Interaction
+
+    interaction = Interaction(engine, config)
     tokens = text_tokens(engine.model, structures)
     found = find_structures(engine, [s.extent_mm for s in structures], tokens, is_averaged)
     spacing_mm = np.array(engine.lattice.spacing_mm)
     for number, structure in enumerate(structures):
         finding = found[number]
-        if finding.place_vox is None or finding.presence < MIN_POINTED_PRESENCE:
-            continue
         box = None if finding.canvas is None else finding.canvas.box_vox()
-        if box is not None and ((box[1] - box[0]) * spacing_mm).max() >= HARDLY_DRAWN * structure.extent_mm:
-            continue
-        place = place_of(engine, finding, structure.extent_mm, tokens[number : number + 1])
-        found[number] = _pointed(engine, structure, finding, place)
+        is_drawn = box is not None and ((box[1] - box[0]) * spacing_mm).max() >= HARDLY_DRAWN * structure.extent_mm
+        prompts = named(PromptSet(), structure)
+        if not is_drawn and finding.place_vox is not None and finding.presence >= MIN_POINTED_PRESENCE:
+            place = place_of(engine, finding, structure.extent_mm, tokens[number : number + 1])
+            prompts = replace(prompts, points=place[None], labels=np.array([1]))
+            drawing = interaction.start(prompts)
+            if drawing.canvas.box_vox() is not None:
+                finding = replace(finding, canvas=drawing.canvas, score=drawing.score)
+        if is_averaged and finding.canvas is not None:
+            drawing = interaction.in_parts(Drawing(finding.canvas, finding.score, finding.presence), prompts)
+            finding = replace(finding, canvas=drawing.canvas)
+        found[number] = finding
     return found
 
 
-def _pointed(engine: TileEngine, structure: Structure, finding: Finding, place_vox: np.ndarray) -> Finding:
-    """A structure drawn by its name and a click; as it was found where that draws nothing."""
-    from .interaction import Interaction
-
-    prompts = PromptSet(place_vox[None], np.array([1]), structure=structure)
-    drawing = Interaction(engine).start(prompts)
-    if drawing.canvas.box_vox() is None:
-        return finding
-    return replace(finding, canvas=drawing.canvas, score=drawing.score)
-
-
 def segment_structures(
-    engine: TileEngine, structures: Sequence[Structure], is_averaged: bool = True
+    engine: TileEngine,
+    structures: Sequence[Structure],
+    is_averaged: bool = True,
+    config: InteractionConfig | None = None,
 ) -> LabelPrediction:
     """Looks for structures by their names, and draws those that are there into one label map.
 
@@ -71,9 +79,10 @@ def segment_structures(
         engine: image and model.
         structures: label values are their numbers, from 1.
         is_averaged: more exact, and slower; see :func:`promptseg.search.find_structures`.
+        config: of the choice of tiles.
     """
     started, encoded = time.perf_counter(), engine.num_encoded
-    found = find_named(engine, structures, is_averaged)
+    found = find_named(engine, structures, is_averaged, config)
     requests = [
         LabelRequest(number, structure.name, named(PromptSet(), structure))
         for number, structure in enumerate(structures, 1)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from promptseg import Predictor, text_search
+from promptseg import InteractionConfig, Predictor, text_search
 from promptseg.search import Finding
 
 from .conftest import CONFIG, SHAPE, MakePredictor, Oracle, dice, truth_of, wanted
@@ -31,6 +31,9 @@ def test_a_structure_is_found_in_the_whole_image_by_its_name(named: Named) -> No
 def test_small_structures_are_drawn_finer_than_large_ones(named: Named) -> None:
     predictor, _ = named
     assert predictor.predict(text="left kidney").level_spacing_mm == 1
+    assert predictor.predict(text="liver").level_spacing_mm == 1  # in parts that each tile shows one of
+    predictor.interaction_config = InteractionConfig(late_span=1.0)
+    predictor.set_image(predictor.volume)
     assert predictor.predict(text="liver").level_spacing_mm == 2
 
 
@@ -61,14 +64,14 @@ def test_a_click_goes_on_from_what_the_name_found_and_keeps_the_name(named: Name
     predictor, oracle = named
     first = predictor.predict(text="liver")
     oracle.forget()
-    points, labels = [(20, 60, 20), (14, 8, 10)], [1, 0]
+    points, labels = [(20, 43, 20), (14, 8, 10)], [1, 0]
     second = predictor.predict(text="liver", points=points[:1], labels=labels[:1])
     assert {name for names in oracle.spoken for name in names} == {"liver"}
-    assert second.mask[20, 60, 20] == 1
+    assert second.mask[20, 43, 20] == 1
     assert second.mask[first.mask > 0].mean() > 0.95  # what was found stays
     third = predictor.predict(text="Hepar", points=points, labels=labels)  # the same structure in other words
     assert third.mask[14, 8, 10] == 0
-    assert third.mask[20, 60, 20] == 1
+    assert third.mask[20, 43, 20] == 1
     assert dice(third.mask > 0, first.mask > 0) > 0.9
     assert {name for names in oracle.spoken for name in names} == {"liver"}
 
@@ -113,10 +116,10 @@ def test_logits_that_are_handed_back_keep_the_name(named: Named) -> None:
     first = predictor.predict(text="liver")
     predictor.predict(text="left kidney")
     oracle.forget()
-    result = predictor.predict(mask=first, points=[(20, 60, 20)])
+    result = predictor.predict(mask=first, points=[(20, 43, 20)])
     assert {name for names in oracle.spoken for name in names} == {"liver"}
     assert result.name == "liver"
-    assert result.mask[20, 60, 20] == 1
+    assert result.mask[20, 43, 20] == 1
     assert result.mask[first.mask > 0].mean() > 0.95
 
 
