@@ -25,7 +25,6 @@ _SHARES = (
     "mask_share",
     "deepest_share",
     "mask_dropout",
-    "faint_mask_share",
     "text_alone_share",
     "flat_box_share",
 )
@@ -51,11 +50,6 @@ class PromptSimulatorConfig:
     """Probability that a click is the deepest point of the error; else drawn with weight by depth."""
     mask_dropout: float = 0.0
     """Probability that a correction is asked for without the mask that it corrects, from all prompts alone."""
-    faint_mask_share: float = 0.0
-    """Probability that a mask handed back with a correction counts ``mask_weight`` of its logits, as it does when the
-    predictor corrects; else all of it."""
-    mask_weight: float = 0.1
-    """How much a mask counts that is handed back faintly."""
     text_alone_share: float = 0.6
     """Probability that an object with a name is first asked for by it alone; else with another prompt beside it."""
     flat_box_share: float = 0.25

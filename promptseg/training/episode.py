@@ -216,9 +216,6 @@ def correct_episode(
     if randomness is not None and config.mask_dropout:
         is_handed = randomness.host.random(len(logits)) >= config.mask_dropout
     state.mask_is_present = _on(is_handed, logits)
-    if randomness is not None and config.faint_mask_share:
-        is_faint = _on(randomness.host.random(len(logits)) < config.faint_mask_share, logits)
-        state.mask_logits = torch.where(is_faint[:, None, None, None], config.mask_weight * logits, logits)
     state.ambiguous, state.is_ambiguous = False, None
 
 

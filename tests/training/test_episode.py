@@ -54,19 +54,6 @@ def test_corrections_are_asked_for_without_the_mask_as_often_as_said_and_always_
     assert state.mask_is_present.all()
 
 
-def test_masks_are_handed_back_faintly_as_often_as_said_and_in_full_by_the_deterministic_user():
-    config = PromptSimulatorConfig(faint_mask_share=0.5, mask_weight=0.25)
-    state = open_episode(balls(64), Randomness((1,)), config)
-    logits = torch.full(state.target.shape, 4.0)
-    correct_episode(state, logits, Randomness((2,)), config)
-    assert state.mask_logits is not None
-    values = state.mask_logits.flatten(1)
-    assert set(values.unique().tolist()) == {1.0, 4.0}
-    assert 16 < int((values[:, 0] == 1.0).sum()) < 48
-    correct_episode(state, logits, None, config)
-    assert torch.equal(state.mask_logits, logits)
-
-
 def test_an_episode_repeats_under_its_key_and_without_randomness(make_config):
     torch.manual_seed(0)
     model = PromptableModel(make_config().model).eval()
