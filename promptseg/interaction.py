@@ -131,26 +131,15 @@ class Interaction(Drawer):
         weight = self.config.mask_weight if redraws else 1.0
         unchanged = replace(drawing, candidates=(), changed=(box_vox[0], box_vox[0]))
         beyond = self._beyond_click(canvas, box_vox) if includes else None
-        extents = [object_extent(prompts), canvas.box_vox(), beyond]
-        known = [box for box in extents if box is not None]
+        known = [box for box in (object_extent(prompts), canvas.box_vox(), beyond) if box is not None]
         if known:
-            low, high = functools.reduce(union_box, known)
-            span = self._span(canvas, (low, high))
+            whole = functools.reduce(union_box, known)
             drawn_box = canvas.box_vox()
             grows = beyond is not None or not includes or drawn_box is None or not contains_box(drawn_box, box_vox)
-            is_in_parts = drawn_box is not None and prompts.structure is not None and self._span(canvas, drawn_box) > 1
-            most = self.config.late_span if is_in_parts or self._is_late(prompts) else 1.0  # tiles it may be long
-            if (span > self.config.coarsen_beyond * most and grows) or span < self.config.refine_below * most:
-                level = self._finest_level(low, high, self.config.fill * most)
-                if level != canvas.level:
-                    is_anew = redraws and level > canvas.level and not is_in_parts
-                    fits = span * 2.0 ** (canvas.level - level) <= self.config.coarsen_beyond
-                    kept = weight if fits and not is_in_parts else 1.0
-                    drawn = self.draw(level, (low, high), prompts, canvas, is_anew, kept)
-                    if level > canvas.level:
-                        drawn = self._refine(drawn, prompts, weight)
-                    return replace(drawn, is_from_prompts=drawing.is_from_prompts)
-            if span > self.config.coarsen_beyond and redraws:
+            rescaled = self._rescaled(drawing, prompts, whole, grows, redraws)
+            if rescaled is not None:
+                return rescaled
+            if redraws and self._span(canvas, whole) > self.config.coarsen_beyond:
                 weight = self.config.part_mask_weight
         if not includes and redraws:
             smaller = self._smaller(canvas, prompts, (box_vox[0] + box_vox[1] - 1) / 2)
@@ -189,6 +178,35 @@ class Interaction(Drawer):
         if not includes:
             return drawn
         return self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True, mask_weight=weight)
+
+    def _rescaled(self, drawing: Drawing, prompts: PromptSet, whole: Box, grows: bool, redraws: bool) -> Drawing | None:
+        """Draws the object anew at another level where its own no longer fits; None where it does.
+
+        Args:
+            drawing: the object so far.
+            prompts: all of them.
+            whole: half-open box around all that is known of it.
+            grows: whether the newest prompt may make it larger.
+            redraws: whether the prompts alone say what it is.
+        """
+        canvas, config = drawing.canvas, self.config
+        drawn_box, span = canvas.box_vox(), self._span(canvas, whole)
+        is_named_in_parts = (
+            prompts.structure is not None and drawn_box is not None and self._span(canvas, drawn_box) > 1
+        )
+        most = config.late_span if is_named_in_parts or self._is_late(prompts) else 1.0  # tiles it may be long
+        if not (span > config.coarsen_beyond * most and grows) and span >= config.refine_below * most:
+            return None
+        level = self._finest_level(*whole, config.fill * most)
+        if level == canvas.level:
+            return None
+        redraws = redraws and not is_named_in_parts  # its name alone found it: there is nothing to draw it anew from
+        fits = span * 2.0 ** (canvas.level - level) <= config.coarsen_beyond
+        weight = config.mask_weight if redraws else 1.0
+        drawn = self.draw(level, whole, prompts, canvas, redraws and level > canvas.level, weight if fits else 1.0)
+        if level > canvas.level:
+            drawn = self._refine(drawn, prompts, weight)
+        return replace(drawn, is_from_prompts=drawing.is_from_prompts)
 
     def _span(self, canvas: Canvas, box: Box) -> float:
         """Longest side of a box of canonical voxels, in tiles of a canvas's level."""

@@ -47,6 +47,7 @@ def test_overrides_replace_fields_and_none_leaves_them():
         ({"optimizer": "sgd"}, "optimizer='sgd'"),
         ({"optimizer": "muon", "parallel": "fsdp"}, "optimizer='muon' with parallel='fsdp'"),
         ({"layer_decay": 1.5}, "layer_decay=1.5"),
+        ({"train_words": False, "stage": "mae"}, "train_words=False with stage='mae': expected the stage prompted"),
         ({"train_encoder": False}, "train_encoder=False with stage=.prompted. and init_from=..: expected"),
         ({"warmup_steps": 9, "decay_start": 3}, "warmup_steps=9, decay_start=3"),
         ({"round_probabilities": (0.5, 0.6)}, "round_probabilities"),
