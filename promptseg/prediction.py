@@ -184,7 +184,7 @@ def prediction_of(
     count = len(prompts.points) + len(prompts.boxes) + len(prompts.strokes)
 
     def score_of(canvas: Canvas, estimate: float) -> float:
-        return calibrated_score(calibration, canvas, estimate, count)
+        return calibrated_score(calibration, canvas, estimate, count, len(prompts.boxes))
 
     score = score_of(drawing.canvas, drawing.score)
     return Prediction(

@@ -17,24 +17,25 @@ import torch
 
 from .canvas import Canvas
 
-FEATURES = ("constant", "estimate", "certainty", "overlap", "sharpness", "prompts", "size")
-"""What the coefficients of a calibration weigh, in this order."""
+FEATURES = ("constant", "estimate", "certainty", "overlap", "sharpness", "prompts", "size", "boxes")
+"""What the coefficients of a calibration weigh, in this order; earlier calibrations have one less."""
 MAX_VOXELS = 2**18
 """Voxels of a canvas that are looked at; of a larger one every second or fourth along each axis."""
 SURE = 1.0
 """Logits nearer to zero than this are undecided."""
 
 
-def quality_features(canvas: Canvas, estimate: float, num_prompts: int) -> np.ndarray:
+def quality_features(canvas: Canvas, estimate: float, num_prompts: int, num_boxes: int = 0) -> np.ndarray:
     """What is known of an answer.
 
     Args:
         canvas: logits of the object.
         estimate: the decoder's estimate of its IoU, 0 to 1.
         num_prompts: points, boxes and strokes given so far.
+        num_boxes: boxes among them.
 
     Returns:
-        (7,) float64, see :data:`FEATURES`.
+        (8,) float64, see :data:`FEATURES`.
     """
     step = 1
     while canvas.logits.numel() / step**3 > MAX_VOXELS:
@@ -53,6 +54,7 @@ def quality_features(canvas: Canvas, estimate: float, num_prompts: int) -> np.nd
         math.log(undecided / size),
         math.log1p(num_prompts),
         math.log(size * step**3) / 10,
+        num_boxes / max(1, num_prompts),
     ])  # fmt: skip
 
 
@@ -67,13 +69,16 @@ def calibration_for(config: Any, is_named: bool) -> Sequence[float]:
     return (getattr(config, "named_score_calibration", ()) or for_any) if is_named else for_any
 
 
-def calibrated_score(coefficients: Sequence[float], canvas: Canvas, estimate: float, num_prompts: int) -> float:
+def calibrated_score(
+    coefficients: Sequence[float], canvas: Canvas, estimate: float, num_prompts: int, num_boxes: int = 0
+) -> float:
     """Estimated IoU of an answer, 0 to 1; the decoder's own where the weights bring no calibration, 0 for nothing."""
     if not coefficients:
         return estimate
     if not bool((canvas.logits > 0).any()):  # of nothing, no calibration knows anything
         return 0.0
-    total = float(np.dot(coefficients, quality_features(canvas, estimate, num_prompts)))
+    features = quality_features(canvas, estimate, num_prompts, num_boxes)
+    total = float(np.dot(coefficients, features[: len(coefficients)]))
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, total))))
 
 
@@ -81,7 +86,7 @@ def fit_calibration(features: np.ndarray, ious: np.ndarray, ridge: float = 1e-3)
     """Coefficients that predict IoUs from features best, in the sense of the cross entropy.
 
     Args:
-        features: (N, 7), see :func:`quality_features`.
+        features: (N, 8), see :func:`quality_features`.
         ious: (N,) true IoUs.
         ridge: weight of the squared coefficients, the constant's left out.
     """

@@ -46,7 +46,7 @@ def test_a_large_canvas_is_sampled_and_gives_nearly_the_same():
 def test_a_calibration_is_found_again_from_its_own_answers():
     rng = np.random.default_rng(0)
     features = np.column_stack([np.ones(400), rng.normal(size=(400, len(FEATURES) - 1))])
-    truth = np.array([0.3, 1.0, -0.5, 0.2, 0.7, -0.1, 0.4])
+    truth = np.array([0.3, 1.0, -0.5, 0.2, 0.7, -0.1, 0.4, 0.6])
     found = fit_calibration(features, 1 / (1 + np.exp(-features @ truth)), ridge=0.0)
     assert np.abs(np.array(found) - truth).max() < 1e-2
 
@@ -57,8 +57,15 @@ def test_without_a_calibration_the_estimate_of_the_decoder_stays():
     assert calibrated_score((5.0, *[0.0] * (len(FEATURES) - 1)), _canvas(1.0, radius=-50), 0.37, 2) == 0.0
 
 
+def test_a_box_counts_beside_its_number_and_not_in_a_calibration_that_was_made_without():
+    canvas, earlier = _canvas(1.0), (0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
+    clicked, boxed, both = (calibrated_score((*earlier, 1.0), canvas, 0.5, *n) for n in ((1, 0), (1, 1), (2, 1)))
+    assert clicked == calibrated_score(earlier, canvas, 0.5, 1, 1) < boxed
+    assert calibrated_score(earlier, canvas, 0.5, 2) < both < boxed
+
+
 def test_a_calibration_of_another_length_is_refused():
-    with pytest.raises(ValueError, match="expected 7 or none"):
+    with pytest.raises(ValueError, match="expected 7, 8 or none"):
         ModelConfig(score_calibration=(1.0, 2.0))
     with pytest.raises(ValueError, match="named_score_calibration of 1 numbers"):
         ModelConfig(named_score_calibration=(1.0,))

@@ -2,9 +2,10 @@
 
     python tools/calibrate_score.py --model checkpoints/promptseg-tiny --data-root DATA --cases 12
 
-A simulated user clicks on the objects of some training cases of each data set, as ``promptseg evaluate`` does, and the
-true IoU after each click is compared with what the predictor knows of its answer. Then the same for objects that are
-named, with a name alone and with a click or more beside it. Validation cases are not touched.
+A simulated user clicks on the objects of some training cases of each data set, as ``promptseg evaluate`` does, with a
+box around every second one first, and the true IoU after each prompt is compared with what the predictor knows of its
+answer. Then the same for objects that are named, with a name alone and with a click or more beside it. Validation cases
+are not touched.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Answers:
     """What is known of some answers, and how good they were.
 
     Attributes:
-        features: (N, 7), see :func:`promptseg.quality.quality_features`.
+        features: (N, 8), see :func:`promptseg.quality.quality_features`.
         ious: (N,) true IoUs.
         objects: (N,) number of the object.
         datasets: (N,) its data set.
@@ -85,25 +86,31 @@ def objects_of(root: Path, count: int, per_case: int, seed: int) -> Iterator[Cal
                     yield CalibrationObject(catalog.name, catalog.names[int(value)], volume, mask)
 
 
-def measure(predictor: Predictor, thing: CalibrationObject, clicks: int, name: str | None) -> list[tuple[Any, float]]:
-    """Features and true IoU after each click on an object; with a name, of the name alone as well."""
+def measure(
+    predictor: Predictor, thing: CalibrationObject, clicks: int, name: str | None, is_boxed: bool
+) -> list[tuple[Any, float]]:
+    """Features and true IoU after each click on an object; with a name or a box, of that alone as well."""
     predictor.set_image(thing.volume)
     points: list[tuple[int, int, int]] = []
     labels: list[int] = []
     predicted = np.zeros(thing.truth.shape, dtype=bool)
+    voxels = np.argwhere(thing.truth)
+    box = (voxels.min(axis=0).tolist(), (voxels.max(axis=0) + 1).tolist()) if is_boxed else None
     rows = []
 
     def answer() -> np.ndarray:
         given = {"points": points, "labels": labels} if points else {}
-        result = predictor.predict(**given, text=name)
+        result = predictor.predict(**given, box=box, text=name)
         mask = result.mask.astype(bool)
         if mask.any():  # of an empty one, no calibration is asked
             drawing = result.logits_lowres.state.drawing
             iou = float((mask & thing.truth).sum() / (mask | thing.truth).sum())
-            rows.append((quality_features(drawing.canvas, drawing.score, len(points)), iou))
+            rows.append((quality_features(drawing.canvas, drawing.score, len(points) + is_boxed, is_boxed), iou))
         return mask
 
-    if name is not None:
+    if is_boxed:
+        predicted = answer()
+    elif name is not None:  # the first click beside it does not wait for what the name draws
         answer()
     for _ in range(clicks):
         click = next_click(thing.truth, predicted, thing.volume.spacing_mm.tolist())
@@ -130,7 +137,7 @@ def collect(predictor: Predictor, things: Iterable[CalibrationObject], clicks: i
     for number, thing in enumerate(things):
         if is_named and not is_trained(predictor, thing.name):
             continue
-        measured = measure(predictor, thing, clicks, thing.name if is_named else None)
+        measured = measure(predictor, thing, clicks, thing.name if is_named else None, not is_named and number % 2 == 1)
         rows += measured
         owners += [(number, thing.dataset)] * len(measured)
     features, ious = (np.array([row[part] for row in rows]) for part in (0, 1))

@@ -12,8 +12,8 @@ from ..preprocessing import PreprocessingConfig
 
 ARCHITECTURE = "promptseg-1"
 """Name of the architecture written into each ``config.json``; another name is refused on load."""
-NUM_SCORE_FEATURES = 7
-"""Numbers of a score calibration."""
+NUM_SCORE_FEATURES = (7, 8)
+"""How many numbers a score calibration may have."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class ModelConfig:
         for name in ("score_calibration", "named_score_calibration"):
             coefficients = tuple(float(c) for c in getattr(self, name))
             object.__setattr__(self, name, coefficients)
-            if len(coefficients) not in (0, NUM_SCORE_FEATURES):
-                raise ValueError(f"{name} of {len(coefficients)} numbers: expected {NUM_SCORE_FEATURES} or none")
+            if len(coefficients) not in (0, *NUM_SCORE_FEATURES):
+                raise ValueError(f"{name} of {len(coefficients)} numbers: expected 7, 8 or none")
         terms = tuple(TextTerm(**t) if isinstance(t, dict) else t for t in self.text_terms)
         object.__setattr__(self, "text_terms", terms)
         if isinstance(self.preprocessing, dict):
