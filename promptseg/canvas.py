@@ -174,6 +174,11 @@ class Canvas:
             self.lattice.from_level(self.low + box[1] - 0.5, self.level) + 0.5,
         )
 
+    @property
+    def volume_ml(self) -> float:
+        """Of the mask on the level's voxels, in millilitres."""
+        return float((self.logits > 0).sum()) * self.lattice.level_spacing_mm(self.level) ** 3 / 1000
+
     def open_tiles(self) -> list[TileKey]:
         """Tiles that hold what lies next to the mask but was not drawn: few, those that hold most of it first."""
         half = self.lattice.tile_size // 2

@@ -30,6 +30,8 @@ PRESENCE_WEIGHT = 1.0
 """What the log odds of its being there count."""
 CASES_WEIGHT = 1.0
 """What the logarithm of the number of training cases that showed it counts."""
+SIZE_WEIGHT = 2.0
+"""What the logarithm of its volume counts against it: what is small would vanish behind what surrounds it."""
 
 
 def find_named(
@@ -101,13 +103,14 @@ def advantages(structures: Sequence[Structure], found: Sequence[Finding]) -> dic
     """What each of several structures has over the least trusted one where they overlap, in logits, by label value.
 
     Structures that were learnt from different data sets were never drawn against each other, so that their logits alone
-    do not compare. What counts beside them is how good the mask and how sure the presence is, and how many training
-    cases showed the structure: what the weights know from two cases they see in many places.
+    do not compare. What counts beside them is how good the mask and how sure the presence is, how many training cases
+    showed the structure, as what the weights know from two cases they see in many places, and how small it is.
     """
     trust = {
         number: SCORE_WEIGHT * _log_odds(finding.score)
         + PRESENCE_WEIGHT * _log_odds(finding.presence)
         + CASES_WEIGHT * math.log(structure.cases or 1)
+        - SIZE_WEIGHT * math.log(max(1.0, finding.canvas.volume_ml))
         for number, (structure, finding) in enumerate(zip(structures, found, strict=True), 1)
         if finding.canvas is not None
     }

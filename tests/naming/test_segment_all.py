@@ -20,7 +20,7 @@ from promptseg.models import TextTerm
 from promptseg.search import Finding
 from promptseg.structures import Structure, parts_among, trained_structures, understand_all
 from promptseg.text import encode_text
-from promptseg.text_search import advantages
+from promptseg.text_search import SIZE_WEIGHT, advantages
 from promptseg.tiles import TileKey
 
 from .conftest import CONFIG, SHAPE, TERMS, MakePredictor, Oracle, dice, truth_of, wanted
@@ -253,3 +253,17 @@ def test_terms_of_weights_are_understood_or_refused_by_name() -> None:
         from promptseg.structures import understand
 
         understand(replace(CONFIG, text_terms=(TextTerm("flux capacitor", 1.0, 1),)), "liver")
+
+
+def test_a_small_structure_lies_in_front_of_the_one_around_it(named: Named) -> None:
+    predictor, _ = named
+    small = torch.full((32, 32, 32), -2.0)
+    small[12:20, 12:20, 12:20] = 2.0
+    canvases = canvases_of(predictor, torch.full((32, 32, 32), 2.5), small)
+    structures = [Structure(encode_text("liver"), 1.0, 3)] * 2
+    trusted = advantages(structures, [Finding(canvas, 0.9, 0.5) for canvas in canvases.values()])
+    ratio = canvases[1].volume_ml / canvases[2].volume_ml
+    assert ratio == pytest.approx(4.0**3)
+    assert trusted == {1: 0.0, 2: pytest.approx(SIZE_WEIGHT * np.log(ratio))}
+    drawn, _ = render_labels(predictor.volume.canonical_shape, canvases, advantages=trusted)
+    assert set(np.unique(drawn)) == {1, 2}
