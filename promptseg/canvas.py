@@ -215,7 +215,8 @@ class Canvas:
                     beyond.append(np.argwhere(inside[here] & undrawn[there]) + (np.arange(3) == axis) * (step == 1))
                 if sum(map(len, beyond)) > 2:
                     found.append(np.concatenate(beyond) + self.low)
-        return np.concatenate(found)
+        places = np.concatenate(found)
+        return places[((places >= 0) & (places < grid_shape)).all(axis=1)]  # moved tiles reach beyond the grid
 
     def sample(self, low_vox: np.ndarray, high_vox: np.ndarray) -> Tensor:
         """Logits at the canonical voxels of a half-open integer box; -inf where nothing was drawn."""

@@ -223,6 +223,15 @@ def test_a_wide_opening_needs_several_tiles_and_they_hold_it() -> None:
     assert covered.all()
 
 
+def test_what_moved_tiles_left_undrawn_beyond_the_grid_is_not_open() -> None:
+    small = TileLattice((7, 7, 7), (1.0, 1.0, 3.0), 16)
+    tile = TileKey(small.num_levels - 1, (0, 0, 0))
+    tiles = [tile.moved(by) for by in (-2, 0, 2)]
+    canvas = Canvas.from_tiles(small, tiles, [torch.ones(16, 16, 16)] * 3)
+    assert canvas.logits.isnan().any()
+    assert all(t == tile for t in canvas.open_tiles())
+
+
 def test_a_gap_between_drawn_parts_is_open() -> None:
     tiles = [TileKey(0, (0, 2, 2)), TileKey(0, (4, 2, 2))]
     canvas = Canvas.from_tiles(LATTICE, tiles, torch.full((2, SIZE, SIZE, SIZE), -1.0))
