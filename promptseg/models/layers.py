@@ -40,10 +40,14 @@ def mean_of_cells(x: Tensor) -> Tensor:
 def dilate(x: Tensor, axes: tuple[int, ...] = (-3, -2, -1)) -> Tensor:
     """Largest value in each 3x3x3 neighbourhood: (..., D, H, W) -> the same shape.
 
-    By slices on a CPU, where pooling takes several times as long; on a GPU by pooling, which is one kernel.
+    By slices on a CPU, where pooling takes several times as long; on a GPU by pooling, which is one kernel an axis.
     """
-    if x.is_cuda and len(axes) == 3 and x.is_floating_point():
-        return F.max_pool3d(x.reshape(-1, 1, *x.shape[-3:]), 3, stride=1, padding=1).reshape(x.shape)
+    if x.is_cuda and x.is_floating_point():
+        for axis in axes:
+            reach = [int(other == axis) for other in (-3, -2, -1)]
+            sides = [1 + 2 * n for n in reach]
+            x = F.max_pool3d(x.reshape(-1, 1, *x.shape[-3:]), sides, stride=1, padding=reach).reshape(x.shape)
+        return x
     for axis in axes:
         out, size = x.clone(), x.shape[axis] - 1
         for low, high in ((0, 1), (1, 0)):
@@ -70,6 +74,12 @@ def depth_to_space(x: Tensor) -> Tensor:
     """Inverse of :func:`space_to_depth`: (B, 8 C, D, H, W) -> (B, C, 2 D, 2 H, 2 W)."""
     cells = x.permute(0, 2, 3, 4, 1)  # (B, D, H, W, 8 C)
     return rearrange(cells, "b d h w (i j k c) -> b c (d i) (h j) (w k)", i=2, j=2, k=2)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What products with a tensor are computed in: autocast's dtype where that is on, else the tensor's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class Pointwise(nn.Module):
@@ -117,10 +127,29 @@ class Upsample(nn.ConvTranspose3d):
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with groups of eight channels (or as near as divides)."""
+    return nn.GroupNorm(_num_groups(channels), channels)
+
+
+def _num_groups(channels: int) -> int:
     groups = max(1, channels // 8)
     while channels % groups:
         groups -= 1
-    return nn.GroupNorm(groups, channels)
+    return groups
+
+
+class NormRelu(nn.GroupNorm):
+    """:func:`group_norm` and a ReLU, in the dtype that comes in; one kernel where it is compiled.
+
+    Uncompiled, a GPU's norm takes channels outermost in memory and autocast's float32, so that both are converted to
+    and fro around every convolution.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(_num_groups(channels), channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C, D, H, W)."""
+        return F.relu(F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)).to(input.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -131,15 +160,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm1 = group_norm(channels)
+        self.norm1 = NormRelu(channels)
         self.conv1 = Conv3d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = group_norm(channels)
+        self.norm2 = NormRelu(channels)
         self.conv2 = Conv3d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, C, D, H, W)."""
-        y = self.conv1(F.relu(self.norm1(x)))
-        return x + self.conv2(F.relu(self.norm2(y)))
+        y = self.conv1(self.norm1(x))
+        return x + self.conv2(self.norm2(y))
 
 
 class Mlp(nn.Module):

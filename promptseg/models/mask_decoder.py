@@ -16,11 +16,12 @@ from .layers import (
     Attention,
     Conv3d,
     Mlp,
+    NormRelu,
     Pointwise,
     ResidualBlock,
     Upsample,
+    compute_dtype,
     depth_to_space,
-    group_norm,
     space_to_depth,
     to_channels_last,
 )
@@ -119,7 +120,7 @@ class MaskDecoder(nn.Module):
         self.final_norm = nn.LayerNorm(dim)
         self.ups = nn.ModuleList(Upsample(high, low) for low, high in zip(channels, (*channels[1:], dim), strict=True))
         self.up_blocks = nn.ModuleList(ResidualBlock(c) for c in channels)
-        self.out_norm = group_norm(channels[0])
+        self.out_norm = NormRelu(channels[0])
         self.mask_features = Pointwise(channels[0], 8 * config.mask_channels)
         self.mask_weights = nn.ModuleList(Mlp(dim, dim, config.mask_channels + 1) for _ in range(num_masks))
         self.prompt_prior = nn.Parameter(torch.tensor(PROMPT_PRIOR))
@@ -151,13 +152,15 @@ class MaskDecoder(nn.Module):
         evidence = None
         if self.has_evidence:
             evidence = gather_evidence(image_embedding.image, prompts.dense_prompts)
-        pyramid = self._prompted_pyramid(image_embedding, prompts.dense_prompts, evidence)
+        dense = rearrange(prompts.dense_prompts, "b p k d h w -> (b p) k d h w")
+        dense = dense.to(compute_dtype(image_embedding.tokens))
+        pyramid = self._prompted_pyramid(image_embedding, dense, evidence)
         tokens, image = self._attend(image_embedding, image_position_codes, prompts, pyramid[3])
         features = self._draw(pyramid, image)  # (B P, C, D/2, H/2, W/2)
         num_masks = 1 + self.num_candidates if multimask else 1
         weights = torch.stack([self.mask_weights[m](tokens[:, m]) for m in range(num_masks)], dim=1)
         logits = self._combine(features, weights)  # (B P, 8 M, D/2, H/2, W/2)
-        dense = rearrange(prompts.dense_prompts, "b p k d h w -> (b p) k d h w").to(logits.dtype)
+        dense = dense.to(logits.dtype)
         prior = torch.einsum("nkdhw,k->ndhw", dense, self.prompt_prior.to(logits.dtype))
         if evidence is not None:
             alike, joined = (maps.to(logits.dtype) for maps in evidence)
@@ -194,11 +197,10 @@ class MaskDecoder(nn.Module):
                 cells.copy_(cells[:1].expand_as(cells))
 
     def _prompted_pyramid(
-        self, embedding: ImageEmbedding, dense: Tensor, evidence: tuple[Tensor, Tensor] | None
+        self, embedding: ImageEmbedding, maps: Tensor, evidence: tuple[Tensor, Tensor] | None
     ) -> list[Tensor]:
-        """Image and prompt features together at strides 2, 4, 8 and 16; each (B P, C, ...)."""
-        num_objects = dense.shape[1]
-        maps = rearrange(dense, "b p k d h w -> (b p) k d h w").to(embedding.tokens.dtype)
+        """Image and prompt maps (B P, K, D, H, W) together at strides 2, 4, 8 and 16; each (B P, C, ...)."""
+        num_objects = len(maps) // len(embedding.image)
         image = embedding.image.to(maps.dtype).repeat_interleave(num_objects, dim=0)
         parts = [maps, image] if evidence is None else [maps, image, evidence[0].to(maps.dtype)]
         cells = space_to_depth(torch.cat(parts, dim=1))
@@ -248,7 +250,7 @@ class MaskDecoder(nn.Module):
         x = to_channels_last(image)
         for level in (2, 1, 0):
             x = self.up_blocks[level](self.ups[level](x) + pyramid[level])
-        return torch.relu(self.out_norm(x))
+        return self.out_norm(x)
 
     def _combine(self, features: Tensor, weights: Tensor) -> Tensor:
         """Logits of each voxel of a 2x2x2 cell: its ``mask_channels`` features times a mask's weights.

@@ -108,7 +108,7 @@ class PretrainConfig:
     bf16: bool = True
     """Compute in bfloat16 under autocast, where the device is fast at it."""
     compile: bool = False
-    """Compile encoder and decoder with torch.compile; on a GPU only."""
+    """Compile norms and losses, where a GPU waits for its memory, with torch.compile; on a GPU only."""
     num_workers: int = 1
     """Processes that make samples, for each process that trains."""
     synthesis_on: Literal["loader", "device"] = "loader"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..data.stroke_simulator import draw_strokes
 from ..data.text_targets import Words
 from ..models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
 from ..models.prompt_encoder import ABSENT
-from .losses import dice_score, iou, mask_loss
+from .losses import dice_score, iou, score_masks
 
 PRESENCE_WEIGHT, TEXT_PRESENCE_WEIGHT = 0.1, 0.5
 """Weights of the presence loss, for objects without and with a name."""
@@ -220,7 +221,11 @@ def correct_episode(
 
 
 def round_loss(
-    output: DecoderOutput, target: Tensor, ambiguous: bool | Tensor, words: Words | None = None
+    output: DecoderOutput,
+    target: Tensor,
+    ambiguous: bool | Tensor,
+    words: Words | None = None,
+    score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = score_masks,
 ) -> tuple[Tensor, Tensor]:
     """Loss of one round, and the index of each object's best candidate.
 
@@ -230,16 +235,14 @@ def round_loss(
         ambiguous: the prompt may mean several things, for all or (N,): only the best candidate is pulled to the target,
             and the single mask a little. Without candidates (M = 1) it is not looked at.
         words: names of the objects; whether something is there at all is a question mostly for those.
+        score: :func:`~promptseg.training.losses.score_masks`, or the same compiled.
 
     Returns:
         scalar loss and (N,) int64.
     """
-    logits = rearrange(output.mask_logits, "b p m d h w -> (b p) m d h w").float()
-    wanted = target[:, None].float().expand_as(logits)
-    losses = mask_loss(logits, wanted)  # (N, M)
-    with torch.no_grad():
-        actual = iou(logits > 0, target[:, None].expand_as(logits))
-        best = actual.argmax(dim=1)
+    logits = rearrange(output.mask_logits, "b p m d h w -> (b p) m d h w")
+    losses, actual = score(logits, target)  # (N, M)
+    best = actual.argmax(dim=1)
     quality = rearrange(output.iou_logits, "b p m -> (b p) m").float()
     quality_loss = F.binary_cross_entropy_with_logits(quality, actual)  # least where the two are equal
     drawn = losses[:, 0]
@@ -267,6 +270,7 @@ def run_episode(
     config: PromptSimulatorConfig,
     words: Words | None = None,
     scored_rounds: int = 0,
+    score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = score_masks,
 ) -> EpisodeResult:
     """Plays one episode on encoded tiles.
 
@@ -279,6 +283,7 @@ def run_episode(
         config: how prompts are drawn.
         words: names of the B * P objects; None where none has one.
         scored_rounds: rounds with a loss, the last ones; those before are played without gradients. 0 for all.
+        score: see :func:`round_loss`.
     """
     num_tiles = targets.shape[0]
     first_scored = max(0, num_rounds - scored_rounds) if scored_rounds else 0
@@ -294,10 +299,13 @@ def run_episode(
         is_ambiguous = torch.full_like(rows, state.ambiguous, dtype=torch.bool)
         if state.is_ambiguous is not None:
             is_ambiguous = state.is_ambiguous
-        loss, best = round_loss(output, state.target, is_ambiguous, words)
+        flat = rearrange(output.mask_logits.detach(), "b p m d h w -> (b p) m d h w")
         if is_scored:
+            loss, best = round_loss(output, state.target, is_ambiguous, words, score)
             losses.append(loss)
-        flat = rearrange(output.mask_logits.detach(), "b p m d h w -> (b p) m d h w").float()
+        else:
+            best = iou(flat > 0, state.target[:, None].expand_as(flat)).argmax(dim=1)
+            best = torch.where(is_ambiguous, best, 0)
         trusted = rearrange(output.iou_scores.detach(), "b p m -> (b p) m").argmax(dim=1)
         trusted = torch.where(is_ambiguous, trusted, 0)
         # A user goes on from the mask that was shown, or picks the best of those offered.
@@ -305,7 +313,7 @@ def run_episode(
         if randomness is not None:
             is_picked = randomness.uniform(len(rows)) < 0.5
         best = torch.where(is_picked, best, trusted)
-        logits = flat[rows, best]
+        logits = flat[rows, best].float()
         scores.append(dice_score(logits > 0, state.target).mean())
         if randomness is None:
             handed.append(logits)

@@ -26,6 +26,23 @@ def mask_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, focal_weight: 
     return dice_loss(logits, target) + weighted.mean((-3, -2, -1))
 
 
+def score_masks(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and IoU of M masks of each object, the IoU without gradients.
+
+    Args:
+        logits: (N, M, D, H, W).
+        target: (N, D, H, W) bool.
+
+    Returns:
+        (N, M) float32 each.
+    """
+    wanted = target[:, None].expand_as(logits)
+    losses = mask_loss(logits.float(), wanted.float())
+    with torch.no_grad():
+        actual = iou(logits > 0, wanted)
+    return losses, actual
+
+
 def iou(predicted: Tensor, target: Tensor) -> Tensor:
     """Intersection over union of bool masks (..., D, H, W) -> (...); 1 where both are empty."""
     dims = (-3, -2, -1)

@@ -16,7 +16,7 @@ from ..models import ImageEmbedding, PromptableModel, PromptBatch
 from ..models.prompt_encoder import ABSENT
 from ..models.word_head import WordHint
 from .episode import EpisodeResult, run_episode
-from .losses import dice_loss
+from .losses import dice_loss, score_masks
 
 if TYPE_CHECKING:
     from .config import PretrainConfig
@@ -46,6 +46,7 @@ class PromptedTraining(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
+        self.score = score_masks
         if not config.train_encoder:
             model.image_encoder.requires_grad_(False)
         if not config.train_words:
@@ -88,6 +89,7 @@ class PromptedTraining(nn.Module):
             self.config.prompts,
             words,
             self.config.scored_rounds,
+            self.score,
         )
         loss, measured = result.loss + self._zero(), {f"dice{i + 1}": s for i, s in enumerate(result.dice)}
         if self.config.train_words and self.model.word_head is not None and "name_text" in batch:

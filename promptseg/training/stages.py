@@ -14,9 +14,7 @@ from ..data.batch_synthesis import finish_batch
 from ..data.randomness import Randomness
 from ..data.sampler import SampleStream
 from ..models import ModelConfig, PromptableModel
-from ..models.image_encoder import TransformerBlock
-from ..models.layers import ResidualBlock
-from ..models.mask_decoder import TwoWayBlock
+from ..models.layers import NormRelu
 from .config import PretrainConfig
 from .distributed import Process
 from .initialisation import earlier_terms, initialise
@@ -69,7 +67,7 @@ def make_stage(config: PretrainConfig, process: Process, is_new: bool = True) ->
         model = promptable
         module = WordTraining(promptable) if config.stage == "words" else PromptedTraining(promptable, config)
     if config.compile and process.device.type == "cuda":
-        _compile_blocks(model)
+        _compile_passes(module)
     if is_new:
         initialise(model, config.init_from, config.stage)
     pool = read_pool(config)
@@ -99,8 +97,11 @@ def make_stage(config: PretrainConfig, process: Process, is_new: bool = True) ->
     return Stage(module, model, stream, prepare, described)
 
 
-def _compile_blocks(model: nn.Module) -> None:
-    """Compiles the blocks that repeat: little to compile, and no quarrel with distributed wrappers."""
-    for part in model.modules():
-        if isinstance(part, (TransformerBlock, TwoWayBlock, ResidualBlock)):
-            part.compile(dynamic=isinstance(part, TwoWayBlock) or None)
+def _compile_passes(module: nn.Module) -> None:
+    """Compiles what a GPU spends in passes over memory: norms, and losses over masks. Products are as fast without."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # a graph for each size
+    for part in module.modules():
+        if isinstance(part, NormRelu):
+            part.compile(dynamic=False)
+        elif isinstance(part, PromptedTraining):
+            part.score = torch.compile(part.score, dynamic=False)
