@@ -94,8 +94,9 @@ def draw_plane_strokes(
         place = unravel(draw_indices(marked.flatten(1).float(), randomness, NUM_STROKE_KEY_POINTS), marked.shape[1:])
         others = [a for a in range(3) if a != axis]
         on_plane = keys[rows]
-        has_key = marked.flatten(1).any(dim=1)[:, None, None]
-        on_plane[..., others] = torch.where(has_key, place, on_plane[..., others])
+        has_key = marked.flatten(1).any(dim=1)[:, None]
+        for number, other in enumerate(others):  # a list as an index would make a GPU wait
+            on_plane[..., other] = torch.where(has_key, place[..., number], on_plane[..., other])
         keys[rows] = on_plane
     return strokes, keys
 

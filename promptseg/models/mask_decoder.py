@@ -282,7 +282,8 @@ class MaskDecoder(nn.Module):
         dims = (2, 3, 4)
         size, total = inside.sum(dims), probability.sum(dims)
         overlap = (probability * inside).sum(dims)
-        border = inside[:, :, (0, -1)].sum(dims) + inside[:, :, :, (0, -1)].sum(dims) + inside[..., (0, -1)].sum(dims)
+        faces = [inside.select(axis, end).sum((2, 3)) for axis in dims for end in (0, -1)]
+        border = torch.stack(faces).sum(dim=0)  # not by (0, -1) as an index, which would make a GPU wait
         voxels = inside[0, 0].numel()
         features = [
             overlap / (size + 1),

@@ -67,7 +67,7 @@ def make_stage(config: PretrainConfig, process: Process, is_new: bool = True) ->
         model = promptable
         module = WordTraining(promptable) if config.stage == "words" else PromptedTraining(promptable, config)
     if config.compile and process.device.type == "cuda":
-        _compile_passes(module)
+        compile_passes(module)
     if is_new:
         initialise(model, config.init_from, config.stage)
     pool = read_pool(config)
@@ -97,11 +97,16 @@ def make_stage(config: PretrainConfig, process: Process, is_new: bool = True) ->
     return Stage(module, model, stream, prepare, described)
 
 
-def _compile_passes(module: nn.Module) -> None:
-    """Compiles what a GPU spends in passes over memory: norms, and losses over masks. Products are as fast without."""
+def compile_passes(module: nn.Module, backend: str = "inductor") -> None:
+    """Compiles what a GPU spends in passes over memory: norms, and losses over masks. Products are as fast without.
+
+    Args:
+        module: of a stage.
+        backend: of ``torch.compile``.
+    """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # a graph for each size
     for part in module.modules():
         if isinstance(part, NormRelu):
-            part.compile(dynamic=False)
+            part.compile(dynamic=False, backend=backend)
         elif isinstance(part, PromptedTraining):
-            part.score = torch.compile(part.score, dynamic=False)
+            part.score = torch.compile(part.score, dynamic=False, backend=backend)
