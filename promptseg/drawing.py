@@ -43,7 +43,7 @@ class InteractionConfig:
     """Least such distance, in voxels of the level. This and the four before were chosen on training cases."""
     refine_below: float = 0.45
     """Side of an object, relative to a tile's, below which drawing moves to a finer level."""
-    mask_weight: float = 0.2
+    mask_weight: float = 0.1
     """How much of what was drawn before a correction counts, where prompts on the object tell what it is: a mask that
     counts in full keeps its errors, of which a click then mends the nearest part alone. Found on training crops, and
     kept to corrections by a comparison on the validation fold."""

@@ -66,6 +66,8 @@ class ModelConfig:
     """Hand the decoder where the intensities under a prompt occur and what they connect to."""
     follow_edges: bool = False
     """Smooth the logits of each mask as far as the tile's intensities have no edge: see :mod:`.edges`."""
+    walk_from_clicks: bool = False
+    """From the second click on, add to the logits what a random walker makes of all clicks: see :mod:`.walker`."""
     prompt_context: bool = False
     """Hand the mean of an object's prompt tokens to every image and output token, besides what these attend to: names
     and learned tokens, which lie nowhere, are otherwise hardly looked at."""

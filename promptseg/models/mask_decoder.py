@@ -26,6 +26,7 @@ from .layers import (
     to_channels_last,
 )
 from .prompt_encoder import NUM_DENSE_MAPS, EncodedPrompts
+from .walker import vote
 
 NUM_QUALITY_FEATURES = 4
 PROMPT_PRIOR = (4.0, -4.0, 0.5, 2.0)
@@ -106,6 +107,7 @@ class MaskDecoder(nn.Module):
         self.prompt_context = nn.Linear(dim, 2 * dim) if config.prompt_context else None
         self.skip_projs = nn.ModuleList(Pointwise(s, c) for s, c in zip(skips, channels, strict=True))
         self.has_evidence, self.follows_edges = config.intensity_evidence, config.follow_edges
+        self.walks_from_clicks = config.walk_from_clicks
         num_sides = NUM_SIDES if self.has_evidence else 0
         # Of a cell of 2x2x2 voxels: each voxel's maps, intensity and similarity, and the cell's connectedness.
         self.prompt_stem = Pointwise(8 * (NUM_DENSE_MAPS + 1 + num_sides) + num_sides, channels[0])
@@ -168,6 +170,8 @@ class MaskDecoder(nn.Module):
             prior = prior + torch.einsum("nkdhw,k->ndhw", alike, of_alike)
             logits = logits + torch.einsum("nkdhw,k->ndhw", joined, of_joined)[:, None]
         mask_logits = depth_to_space(logits) + prior[:, None]  # (B P, M, D, H, W)
+        if self.walks_from_clicks and num_masks == 1:
+            mask_logits = mask_logits + self._votes(mask_logits, image_embedding.image, prompts)
         if self.follows_edges:
             of_tiles = rearrange(mask_logits, "(b p) m d h w -> b (p m) d h w", b=batch)
             followed = follow_edges(of_tiles, image_embedding.image).to(mask_logits.dtype)
@@ -180,6 +184,19 @@ class MaskDecoder(nn.Module):
             rearrange(iou_logits, "(b p) m -> b p m", **unfold),
             rearrange(presence_logits, "(b p) -> b p", **unfold),
         )
+
+    @staticmethod
+    def _votes(mask_logits: Tensor, image: Tensor, prompts: EncodedPrompts) -> Tensor:
+        """What random walkers add to masks (B P, 1, D, H, W) of objects with two clicks or more."""
+        is_clicked = prompts.num_points >= 2
+        votes = torch.zeros_like(mask_logits)
+        rows = is_clicked.any(dim=1).nonzero()[:, 0]
+        if len(rows):
+            of_tiles = rearrange(mask_logits[:, 0], "(b p) d h w -> b p d h w", b=len(image))[rows]
+            found = vote(of_tiles, image[rows], prompts.dense_prompts[rows, :, :NUM_SIDES])
+            found = found * is_clicked[rows][..., None, None, None]
+            votes.view(len(image), -1, *votes.shape[2:])[rows] = found.to(votes.dtype)
+        return votes
 
     def init_output(self) -> None:
         """Starts from masks that are empty but for what the prompts mark, and alike in the eight voxels of a cell.

@@ -46,6 +46,7 @@ def decode_with_tokens(
         torch.cat([encoded.sparse_prompts, tokens], dim=2),
         torch.cat([encoded.sparse_is_present, present[..., None].expand(-1, -1, tokens.shape[2])], dim=2),
         encoded.dense_prompts,
+        encoded.num_points,
     )
     are_words = present[..., None].expand(batch, num_objects, tokens.shape[2])
     return model.decode_encoded(embedding, joined, multimask, tokens, are_words)
