@@ -9,6 +9,7 @@ Models, 2005; Zheng et al., Conditional Random Fields as Recurrent Neural Networ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class _FollowEdges(torch.autograd.Function):
         ctx.save_for_backward(inverse, *weights)
         x = logits
         for _ in range(NUM_STEPS):
-            x = _gather(x, weights, DATA_WEIGHT * logits).mul_(inverse)
+            x = gather_neighbours(x, weights, DATA_WEIGHT * logits).mul_(inverse)
         return x
 
     @staticmethod
@@ -64,12 +65,12 @@ class _FollowEdges(torch.autograd.Function):
         for _ in range(NUM_STEPS):
             scaled = grad * inverse
             own.add_(scaled, alpha=DATA_WEIGHT)
-            grad = _gather(scaled, weights, torch.zeros_like(grad))
+            grad = gather_neighbours(scaled, weights, torch.zeros_like(grad))
         return own.add_(grad), None, *(None for _ in weights)
 
 
-def _gather(x: Tensor, weights: Any, out: Tensor) -> Tensor:
-    """Adds to ``out`` what the six neighbours of each voxel say."""
+def gather_neighbours(x: Tensor, weights: Sequence[Tensor], out: Tensor) -> Tensor:
+    """Adds to ``out`` what the six neighbours of each voxel say, weighted along each axis: (B, P, D, H, W)."""
     for axis, weight in enumerate(weights, start=2):
         for (near, _), (_, far) in zip(_neighbours(out, axis), _neighbours(x, axis), strict=True):
             near.addcmul_(weight.expand_as(far), far)

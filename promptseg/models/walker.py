@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .edges import gather_neighbours
 from .layers import enlarge, mean_of_cells
 
 SHARPNESS = 150.0
@@ -72,26 +73,17 @@ def _solve(x: Tensor, weights: list[Tensor], is_free: Tensor) -> Tensor:
         is_free: (B, P, D, H, W) bool.
     """
     free = is_free.float()
-    degree = _spread(torch.ones_like(x[:, :1]), weights)
-    residual = (_spread(x, weights) - degree * x) * free
+    ones = torch.ones_like(x[:, :1])
+    degree = gather_neighbours(ones, weights, torch.zeros_like(ones))
+    residual = gather_neighbours(x, weights, -degree * x) * free
     z = residual / degree
     step, size = z, (residual * z).sum((2, 3, 4), keepdim=True)
     for _ in range(NUM_STEPS):
-        moved = (degree * step - _spread(step, weights)) * free
-        length = size / (step * moved).sum((2, 3, 4), keepdim=True).clamp(min=1e-20)
+        pulled = gather_neighbours(step, weights, -degree * step) * free  # minus the Laplacian of the step
+        length = size / -(step * pulled).sum((2, 3, 4), keepdim=True).clamp(max=-1e-20)
         x = x + length * step
-        residual = residual - length * moved
+        residual = residual + length * pulled
         z = residual / degree
         before, size = size, (residual * z).sum((2, 3, 4), keepdim=True)
         step = z + size / before.clamp(min=1e-20) * step
     return x
-
-
-def _spread(x: Tensor, weights: list[Tensor]) -> Tensor:
-    """Weighted sum of the six neighbours of each cell."""
-    out = torch.zeros_like(x)
-    for axis, weight in enumerate(weights, start=2):
-        size = x.shape[axis] - 1
-        out.narrow(axis, 0, size).add_(weight * x.narrow(axis, 1, size))
-        out.narrow(axis, 1, size).add_(weight * x.narrow(axis, 0, size))
-    return out
