@@ -2,7 +2,9 @@
 
     python benchmarks/ablations.py --config configs/pretrain_tiny.yaml --data-root DATA --steps 2000
 
-Validation Dice at 1, 3 and 5 clicks, each at the deepest point of the error, on fixed crops of the validation fold.
+Validation Dice at 1, 3 and 5 clicks, each at the deepest point of the error, on fixed crops of the validation fold; and
+on crops of the demo volume, a trunk of which no variant sees a label. With several seeds each variant is trained once
+from each, and the means are shown with half the spread between them.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from promptseg import demo
+from promptseg.data.catalog import Catalog
 from promptseg.data.folder_pool import load_pool
 from promptseg.data.pool import TrainingPool
 from promptseg.data.prompt_simulator import halve
 from promptseg.data.sampler import SampleStream
+from promptseg.data.volumes import load_volume
 from promptseg.models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
 from promptseg.training.config import PretrainConfig
 from promptseg.training.distributed import Process, start
@@ -89,7 +94,19 @@ def train(module: nn.Module, model: nn.Module, config: PretrainConfig, pool: Tra
     return average, losses
 
 
-def run_variant(variant: str, config: PretrainConfig, pool: TrainingPool, validator: Validator) -> dict[str, Any]:
+def unseen_pool(config: PretrainConfig) -> TrainingPool:
+    """The demo volume with another model's labels: no label of a trunk is trained on."""
+    catalog = Catalog(
+        name="demo", licence="see NOTICE", citation="see NOTICE", modality="CT", instances=True,
+        root=demo.FOLDER, images=demo.IMAGE.name, labels=demo.LABELS.name,
+    )  # fmt: skip
+    volume = load_volume(catalog, catalog.cases()[0], config.model.preprocessing)
+    return TrainingPool({catalog.name: [volume]}, {catalog.name: 1.0})
+
+
+def run_variant(
+    variant: str, config: PretrainConfig, pool: TrainingPool, validator: Validator, unseen: Validator
+) -> dict[str, Any]:
     """Trains and measures a variant."""
     process = validator.process
     started = time.monotonic()
@@ -105,17 +122,33 @@ def run_variant(variant: str, config: PretrainConfig, pool: TrainingPool, valida
     average, losses = train(module, model, config, pool, process)
     average.swap()
     measured = validator.measure(module)
+    elsewhere = unseen.measure(module)
     first, last = (
         sum(part) / len(part) for part in (losses[: max(1, len(losses) // 10)], losses[-len(losses) // 10 :])
     )
     return {
         "variant": variant,
+        "seed": config.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "first_loss": first,
         "last_loss": last,
         "seconds": time.monotonic() - started,
         **measured,
+        **{f"unseen_{name}": value for name, value in elsewhere.items() if "/" not in name},
     }
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Means over the seeds of each variant, with half the spread between the seeds."""
+    measures = [f"{where}val_dice{k}" for where in ("", "unseen_") for k in (1, 3, 5)]
+    heads = [f"{k} click{'s' * (k > 1)}{where}" for where in ("", ", trunk") for k in (1, 3, 5)]
+    print(f"| variant | M parameters | loss, first tenth | loss, last tenth | {' | '.join(heads)} |")
+    print("|---" * (4 + len(heads)) + "|")
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == variant]
+        numbers = {name: [row[name] for row in own] for name in ("first_loss", "last_loss", *measures)}
+        cells = [f"{sum(v) / len(v):.3f}" + f" ± {(max(v) - min(v)) / 2:.3f}" * (len(v) > 1) for v in numbers.values()]
+        print(f"| {variant} | {own[0]['parameters'] / 1e6:.2f} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -126,6 +159,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--crops", type=int, default=8, help="validation crops of each data set")
     parser.add_argument("--only", nargs="*", choices=VARIANTS)
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0], help="of weights and samples, not of the crops")
     parser.add_argument("--groups", nargs="*", help="data sets, instead of the file's")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other field, as YAML")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
@@ -148,18 +182,18 @@ def main() -> None:
     process = start(config.device)
     pool = load_pool(config.data_root, groups, config.model.preprocessing)
     validator = Validator(config, process)
+    more_crops = dataclasses.replace(config.validation, crops_per_group=4 * arguments.crops)
+    unseen = Validator(dataclasses.replace(config, validation=more_crops), process, unseen_pool(config))
     rows = []
-    for variant in arguments.only or VARIANTS:
-        rows.append(run_variant(variant, config, pool, validator))
-        logger.info("%s", rows[-1])
-        if arguments.json:
-            arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print(f"{steps} steps, crops of {config.crops_at(steps - 1)[0]}^3, {len(validator.samples)} validation crops\n")
-    print("| variant | M parameters | loss, first tenth | loss, last tenth | 1 click | 3 clicks | 5 clicks |")
-    print("|---|---|---|---|---|---|---|")
-    for row in rows:
-        numbers = [row["first_loss"], row["last_loss"], *(row[f"val_dice{k}"] for k in (1, 3, 5))]
-        print(f"| {row['variant']} | {row['parameters'] / 1e6:.2f} | " + " | ".join(f"{n:.3f}" for n in numbers) + " |")
+    for seed in arguments.seeds:
+        for variant in arguments.only or VARIANTS:
+            rows.append(run_variant(variant, dataclasses.replace(config, seed=seed), pool, validator, unseen))
+            logger.info("%s", rows[-1])
+            if arguments.json:
+                arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    crops = f"{len(validator.samples)} validation crops, {len(unseen.samples)} of the demo volume"
+    print(f"{steps} steps, crops of {config.crops_at(steps - 1)[0]}^3, {crops}\n")
+    print_table(rows)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ from .commands import COMMANDS, load_command
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+TURNS_OF_WAITING = "3000"
+"""How often a thread of GNU's OpenMP, which torch brings, looks for work before it sleeps. Its own 300 000 make a click
+take three times as long where another program keeps a core busy: all threads then wait for the one without a core."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when all went well, 2 for input that cannot be used, 1 when the machine could not do it (out of memory, a
         self-test that fails).
     """
+    if arguments is None:  # the process is the command's, and torch is not loaded yet
+        os.environ.setdefault("GOMP_SPINCOUNT", TURNS_OF_WAITING)
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

@@ -27,6 +27,18 @@ def test_version_and_overview(run: Run) -> None:
         assert all(f"  {name} " in outcome.out for name in commands.COMMANDS)
 
 
+def test_threads_of_a_command_do_not_keep_a_core_busy_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["promptseg", "--version"])
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    main()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    main(["--version"])  # in somebody else's process: their threads are left alone
+    assert "GOMP_SPINCOUNT" not in os.environ
+    main()
+    assert int(os.environ["GOMP_SPINCOUNT"]) < 10_000
+
+
 def test_unknown_command_names_the_nearest(run: Run) -> None:
     outcome = run("segmnet", "x")
     assert outcome.code == 2
