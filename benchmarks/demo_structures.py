@@ -4,7 +4,7 @@
 
 The labels are another model's, so the overlap is agreement with it, not accuracy. Clicks lie at the deepest point of
 the largest error, as in `promptseg evaluate`, and the classical baselines answer the same way, with the parameters they
-have there. The volume is never trained on, and nothing is chosen by this table.
+have there. The volume is never trained on, and nothing that ships is chosen by this table.
 """
 
 from __future__ import annotations
