@@ -19,8 +19,8 @@ EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 TURNS_OF_WAITING = "3000"
-"""How often a thread of GNU's OpenMP, which torch brings, looks for work before it sleeps. Where other programs keep the
-cores busy all wait for the one without a core, and with its own 300 000 a click takes about twice as long."""
+"""How often a thread of GNU's OpenMP, which torch brings, looks for work before it sleeps. Where other programs keep
+the cores busy all wait for the one without a core, and with its own 300 000 a click takes about twice as long."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
