@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from .models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
 from .models.layers import dilate, to_channels_last
 from .preprocessing import IntensityMapping
 from .prompts import PromptSet, Stroke
+from .registration import Registration
 from .resample import sample_tile
 from .tiles import TileKey, TileLattice
 from .volume import Volume
@@ -39,6 +40,8 @@ class TileEngine:
         cache: of embeddings.
         signature: of image, model and preprocessing; part of every cache key.
         num_encoded: tiles encoded so far, cache hits not counted.
+        registrations: of the model's atlases, by their numbers, as far as they were asked for; None of those that do
+            not fit.
     """
 
     model: PromptableModel
@@ -48,6 +51,7 @@ class TileEngine:
     cache: EmbeddingCache
     signature: str
     num_encoded: int = 0
+    registrations: dict[int, Registration | None] = field(default_factory=dict)
 
     def read_tile(self, tile: TileKey) -> Tensor:
         """Preprocessed intensities of a tile, interpolated from the native array: (T, T, T) float32."""

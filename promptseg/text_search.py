@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .atlas_search import draw_by_atlas
 from .drawing import Drawing, InteractionConfig
 from .engine import TileEngine
 from .label_prediction import LabelPrediction, LabelRequest, assemble
@@ -40,7 +41,7 @@ def find_named(
     is_averaged: bool = True,
     config: InteractionConfig | None = None,
 ) -> list[Finding]:
-    """Looks for structures by their names; see :func:`promptseg.search.find_structures`.
+    """Looks for structures by their names: where an atlas says that they are, else :func:`.search.find_structures`.
 
     A structure that is seen and not drawn, or hardly, is drawn as if the place where it is seen best had been clicked;
     with ``is_averaged``, one that is large is drawn a level finer in the end.
@@ -48,11 +49,16 @@ def find_named(
     from .interaction import Interaction
 
     interaction = Interaction(engine, config)
+    placed = draw_by_atlas(interaction, structures)
+    sought = [number for number in range(len(structures)) if number not in placed]
+    found = [placed.get(number, Finding()) for number in range(len(structures))]
+    if not sought:
+        return found
     tokens = text_tokens(engine.model, structures)
-    found = find_structures(engine, [s.extent_mm for s in structures], tokens, is_averaged)
+    looked = find_structures(engine, [structures[n].extent_mm for n in sought], tokens[sought], is_averaged)
     spacing_mm = np.array(engine.lattice.spacing_mm)
-    for number, structure in enumerate(structures):
-        finding = found[number]
+    for number, finding in zip(sought, looked, strict=True):
+        structure = structures[number]
         box = None if finding.canvas is None else finding.canvas.box_vox()
         is_drawn = box is not None and ((box[1] - box[0]) * spacing_mm).max() >= HARDLY_DRAWN * structure.extent_mm
         prompts = named(PromptSet(), structure)

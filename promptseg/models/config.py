@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..preprocessing import PreprocessingConfig
+from .atlas import AtlasConfig
 
 ARCHITECTURE = "promptseg-1"
 """Name of the architecture written into each ``config.json``; another name is refused on load."""
@@ -85,6 +86,8 @@ class ModelConfig:
     """Structures that the weights were trained to find by name; empty: the weights do not understand text."""
     text_encoder: str = ""
     """Digest of the sentence encoder whose embeddings text prompts were trained with; empty where there are none."""
+    atlases: tuple[AtlasConfig, ...] = ()
+    """Atlases among the weights: they tell where what is named lies in an image that shows all of one."""
     score_calibration: tuple[float, ...] = ()
     """Coefficients of :func:`promptseg.quality.calibrated_score`; empty for the decoder's estimate as it is."""
     named_score_calibration: tuple[float, ...] = ()
@@ -109,6 +112,8 @@ class ModelConfig:
                 raise ValueError(f"{name} of {len(coefficients)} numbers: expected 7, 8 or none")
         terms = tuple(TextTerm(**t) if isinstance(t, dict) else t for t in self.text_terms)
         object.__setattr__(self, "text_terms", terms)
+        atlases = tuple(AtlasConfig(**a) if isinstance(a, dict) else a for a in self.atlases)
+        object.__setattr__(self, "atlases", atlases)
         if isinstance(self.preprocessing, dict):
             object.__setattr__(self, "preprocessing", PreprocessingConfig(**self.preprocessing))
         if self.word_sides and not self.word_hints:

@@ -151,7 +151,7 @@ def save_pretrained(
     }
     return write_folder(
         Path(folder),
-        {k: v.to(dtype) for k, v in model.state_dict().items()},
+        {k: v.to(dtype) if v.is_floating_point() else v for k, v in model.state_dict().items()},
         {**values, **(extra or {})},
         card,
         lambda facts: render_card("model", facts, **facts_of_model),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .atlas import Atlas
 from .config import ModelConfig
 from .image_encoder import ImageEmbedding, ImageEncoder
 from .layers import init_weights
@@ -45,6 +46,7 @@ class PromptableModel(nn.Module):
         self.prompt_encoder = PromptEncoder(config, position_code)
         self.mask_decoder = MaskDecoder(config)
         self.word_head = WordHead(config) if config.word_hints else None
+        self.atlases = nn.ModuleList(Atlas(atlas) for atlas in config.atlases)
         self.apply(init_weights)
         self.mask_decoder.init_output()
 

@@ -15,7 +15,7 @@ from ..safe_loading import load_into, read_tensors
 
 logger = logging.getLogger(__name__)
 TIMM_PREFIX, SAM_PREFIX = "timm:", "sam2d:"
-ENCODER_PREFIX, WORD_HEAD_PREFIX = "image_encoder.", "word_head."
+ENCODER_PREFIX, WORD_HEAD_PREFIX, ATLAS_PREFIX = "image_encoder.", "word_head.", "atlases."
 
 
 def initialise(model: nn.Module, init_from: str, stage: str) -> None:
@@ -55,7 +55,8 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
         new = {k: v for k, v in model.state_dict().items() if k.startswith(WORD_HEAD_PREFIX) and k not in tensors}
         if new:
             logger.info("%s has no %s: they start anew", folder, ", ".join(new))
-        load_into(model, {**tensors, **new}, str(folder))
+        kept = {k: v for k, v in tensors.items() if not k.startswith(ATLAS_PREFIX)}  # of label maps, and not trained
+        load_into(model, {**kept, **new}, str(folder))
     else:
         encoders = {k[len(ENCODER_PREFIX) :]: v for k, v in tensors.items() if k.startswith(ENCODER_PREFIX)}
         load_into(encoder, encoders, f"{folder} (image encoder)")
