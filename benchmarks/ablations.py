@@ -45,7 +45,12 @@ from promptseg.training.prompted import PromptedTraining
 from promptseg.training.validation import ValidationConfig, Validator
 
 logger = logging.getLogger(__name__)
-VARIANTS = ("ours", "no synthesis", "no full-resolution refinement", "peer architecture", "masked autoencoder first")
+VARIANTS = (
+    "ours", "no synthesis", "synthesis throughout", "label maps and supervoxels throughout",
+    "no full-resolution refinement", "peer architecture", "masked autoencoder first",
+)  # fmt: skip
+"""``ours`` draws shapes, paintings and supervoxels in the first half of the steps, and real images with their labels in
+the second; ``no synthesis`` these alone from the first step on."""
 
 
 class WithoutRefinement(PromptableModel):
@@ -75,6 +80,7 @@ def train(module: nn.Module, model: nn.Module, config: PretrainConfig, pool: Tra
     stream = SampleStream(
         pool, config.seed, config.crops_at, config.sampler, config.model.preprocessing,
         images_only=isinstance(module, MaskedAutoencoder),
+        real_from=0 if isinstance(module, MaskedAutoencoder) else config.real_from,
     )  # fmt: skip
     loader = DataLoader(stream, batch_size=None, sampler=range(config.max_steps), num_workers=config.num_workers)
     optimizer, average = make_optimizer(model, config), WeightAverage(model, config.ema_decay)
@@ -111,8 +117,14 @@ def run_variant(
     process = validator.process
     started = time.monotonic()
     if variant == "no synthesis":
-        without = dataclasses.replace(config.sampler, synthetic_share=0.0, painted_share=0.0)
-        config = dataclasses.replace(config, sampler=without)
+        pool = pool.labelled_images()
+        without = dataclasses.replace(config.sampler, synthetic_share=0.0, painted_share=0.0, supervoxel_share=0.0)
+        config = dataclasses.replace(config, sampler=without, real_from=0)
+    elif variant.endswith("throughout"):
+        config = dataclasses.replace(config, real_from=0)
+        if variant != "synthesis throughout":
+            without = dataclasses.replace(config.sampler, synthetic_share=0.0, painted_share=0.0)
+            config = dataclasses.replace(config, sampler=without)
     model = make_model(variant, config).to(process.device)
     if variant == "masked autoencoder first":
         autoencoder = MaskedAutoencoder(model.get_submodule("image_encoder"), config.model, config.mae, config.seed)  # type: ignore[arg-type]
@@ -176,6 +188,7 @@ def main() -> None:
         max_steps=steps,
         warmup_steps=min(config.warmup_steps, steps // 10),
         decay_start=steps // 2,
+        real_from=steps // 2,
         data_weights=groups,
         validation=ValidationConfig(crops_per_group=arguments.crops, clicks=5),
     )

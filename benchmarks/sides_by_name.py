@@ -6,6 +6,9 @@ No validation image of the data at hand has sides. Their label maps have: each i
 the pretraining paints those of its own fold, and each structure of a pair is asked for by its name on the whole volume.
 A painted image has no texture of tissue and no gray value to go by, only shapes and where they lie.
 
+Where a label map has an image, as the one real head with sides has (``--datasets mricron_atlases --fold train``; no
+structure was drawn in it for the atlas among the weights), the image is asked and nothing is painted.
+
 A second table says on which side the word head sees each structure, whether it is drawn or not: which of the two lies
 nearer to the best cell of each zoom level; ``far`` from 20 mm on.
 """
@@ -39,10 +42,12 @@ FAR_MM = 20.0
 SPACING_MM = 2.0
 """Label maps are thinned to about this."""
 MIN_VOXELS = 8
+Asked = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Intensities and labels (I, J, K), and the affine."""
 
 
-def paint_volume(volume: TrainingVolume, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A painted image of a label map: intensities and labels (I, J, K), and the affine; axes as NIfTI's."""
+def paint_volume(volume: TrainingVolume, seed: int) -> Asked:
+    """A painted image of a label map; axes as NIfTI's."""
     assert volume.labels is not None
     labels = np.asarray(volume.labels)
     steps = np.maximum(1, np.floor(SPACING_MM / volume.spacing_mm)).astype(int)
@@ -56,6 +61,19 @@ def paint_volume(volume: TrainingVolume, seed: int) -> tuple[np.ndarray, np.ndar
     randomness = Randomness((seed,))
     image = paint(split_background(cube, randomness), randomness)[0][own].numpy()
     return image, labels, np.diag([*(steps * volume.spacing_mm), 1.0])
+
+
+def images_of(
+    volume: TrainingVolume, number: int, paintings: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """A volume's own image, or as many paintings of its labels."""
+    if volume.levels:
+        assert volume.labels is not None
+        affine = np.diag([*volume.spacing_mm, 1.0])
+        yield volume.levels[0].image.astype(np.float32), np.asarray(volume.labels), affine
+        return
+    for painting in range(paintings):
+        yield paint_volume(volume, 1000 * number + painting)
 
 
 def pairs(structures: tuple[Structure, ...], labels: np.ndarray) -> Iterator[tuple[Structure, Structure]]:
@@ -127,8 +145,7 @@ def main() -> None:
     seen: dict[tuple[str, float], Counter[str]] = {}
     for dataset, volumes in pool.groups.items():
         for number, volume in enumerate(volumes):
-            for painting in range(arguments.paintings):
-                image, labels, affine = paint_volume(volume, 1000 * number + painting)
+            for image, labels, affine in images_of(volume, number, arguments.paintings):
                 predictor.set_image(image, affine)
                 asked = [p for p in pairs(volume.structures, labels) if understand(config, p[0].name).is_trained]
                 spacing_mm = np.diag(affine)[:3]

@@ -50,6 +50,20 @@ class TrainingPool:
         values = list(volume.objects)
         return volume, values[int(rng.integers(len(values)))] if values else None
 
+    def labelled_images(self) -> TrainingPool:
+        """The groups of images with labels of their own, by their first volumes, with the same weights to each other.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        groups = {name: g for name, g in self.groups.items() if len(g) and g[0].levels and g[0].objects}
+        if not groups:
+            raise ValueError(
+                f"no image with labels among {', '.join(self.groups)}: set real_from to 0 for paintings alone"
+            )
+        total = sum(self.weights[name] for name in groups)
+        return TrainingPool(groups, {name: self.weights[name] / total for name in groups})
+
     def some_volumes(self) -> Iterator[TrainingVolume]:
         """Some evenly chosen volumes of each group, 200 to 400 of one that has as many: to tell what the pool is."""
         for volumes in self.groups.values():

@@ -349,6 +349,10 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         accumulation: micro-batches of a step.
         images_only: crops of any image, without objects.
         is_finished: paint and augment here; else hand over raw samples, for :func:`finish_batch` on the device.
+        real_from: step from which on only images with labels of their own are drawn; 0 for never.
+
+    Raises:
+        ValueError: where there is nothing to draw.
     """
 
     def __init__(
@@ -363,6 +367,7 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         accumulation: int = 1,
         images_only: bool = False,
         is_finished: bool = True,
+        real_from: int = 0,
     ) -> None:
         if images_only and not any(v.levels for volumes in pool.groups.values() for v in volumes):
             raise ValueError(f"no image among {', '.join(pool.groups)}: training without labels needs images")
@@ -370,6 +375,8 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         self.config, self.preprocessing = config, preprocessing
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
         self.images_only, self.is_finished = images_only, is_finished
+        self.real_from = real_from
+        self.real_pool = pool.labelled_images() if real_from else pool
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """Micro-batch ``number % accumulation`` of step ``number // accumulation``.
@@ -383,11 +390,14 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         """
         step, micro = divmod(number, self.accumulation)
         crop_size, batch_size = self.crops_at(step)
-        config = dataclasses.replace(self.config, crop_size=crop_size)
+        config, pool = dataclasses.replace(self.config, crop_size=crop_size), self.pool
+        if self.real_from and step >= self.real_from:
+            config = dataclasses.replace(config, synthetic_share=0.0, painted_share=0.0, supervoxel_share=0.0)
+            pool = self.real_pool
         first = (micro * self.world_size + self.rank) * batch_size
         samples = []
         for index in range(first, first + batch_size):
-            raw = draw_raw(self.pool, self.seed, step, index, config, self.images_only)
+            raw = draw_raw(pool, self.seed, step, index, config, self.images_only)
             if self.is_finished:
                 alone = _finish_alone(raw, (self.seed, step, index), config, self.preprocessing)
                 samples.append({k: v[0] for k, v in alone.items()})

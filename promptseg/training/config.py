@@ -88,6 +88,9 @@ class PretrainConfig:
     """Steps over which the learning rate rises from zero."""
     decay_start: int = 3000
     """Step from which the learning rate falls to zero at ``max_steps``, along half a cosine."""
+    real_from: int = 0
+    """Step of the prompted stage from which on only images with labels of their own are drawn: no shapes, no paintings,
+    no supervoxels. 0: never. Synthesis teaches a first click, real images the corrections: see the ablations."""
     learning_rate: float = 6e-4
     """Peak learning rate."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -155,6 +158,7 @@ class PretrainConfig:
             ("batch_size", 1),
             ("keep_checkpoints", 1),
             ("max_steps", 1),
+            ("real_from", 0),
             ("scored_rounds", 0),
         ):
             if getattr(self, name) < smallest:

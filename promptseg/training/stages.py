@@ -82,6 +82,7 @@ def make_stage(config: PretrainConfig, process: Process, is_new: bool = True) ->
         config.accumulation,
         images_only=config.stage == "mae",
         is_finished=config.synthesis_on == "loader",
+        real_from=config.real_from if config.stage == "prompted" else 0,
     )
 
     def prepare(batch: dict[str, Tensor], step: int, index: int) -> dict[str, Tensor]:

@@ -199,6 +199,34 @@ def test_training_without_labels_needs_an_image():
         SampleStream(pool, 0, lambda step: (16, 1), CONFIG, PREPROCESSING, images_only=True)
 
 
+def _kinds(stream: SampleStream, steps: range) -> Counter:
+    return Counter(kind for step in steps for kind in stream[step]["kind"].tolist())
+
+
+def test_from_a_step_on_only_images_with_labels_of_their_own_are_drawn():
+    pool = make_pool()
+    pool = TrainingPool(
+        {**pool.groups, "maps": [make_volume("maps", "none", (1, 2), has_image=False)]},
+        {**{name: 0.6 * weight for name, weight in pool.weights.items()}, "maps": 0.4},
+    )
+    config = dataclasses.replace(CONFIG, synthetic_share=0.3, painted_share=0.3, supervoxel_share=0.3)
+    plain = SampleStream(pool, 0, lambda step: (16, 4), config, PREPROCESSING, is_finished=False)
+    stream = SampleStream(pool, 0, lambda step: (16, 4), config, PREPROCESSING, is_finished=False, real_from=20)
+    assert set(_kinds(stream, range(20, 40))) == {REAL}
+    assert {PAINTED, SYNTHETIC} <= set(_kinds(stream, range(20))) and set(_kinds(plain, range(20, 40))) != {REAL}
+    for step in (0, 19):
+        assert all(torch.equal(stream[step][name], plain[step][name]) for name in plain[step])
+
+
+def test_the_images_with_labels_keep_their_weights_to_each_other():
+    labelled = make_pool().labelled_images()
+    assert set(labelled.groups) == {"abdomen", "brain"}
+    assert labelled.weights == pytest.approx({"abdomen": 0.2 / 0.7, "brain": 0.5 / 0.7})
+    bare = TrainingPool({"maps": [make_volume("maps", "none", (1,), has_image=False)]}, {"maps": 1.0})
+    with pytest.raises(ValueError, match="no image with labels among maps: set real_from to 0"):
+        SampleStream(bare, 0, lambda step: (16, 1), CONFIG, PREPROCESSING, real_from=5)
+
+
 @pytest.mark.parametrize(("field", "value"), [("synthetic_share", 1.5), ("temperature", 0.5), ("objects_per_crop", 0)])
 def test_a_field_out_of_range_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
