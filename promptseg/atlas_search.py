@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .boxes import filled_box
 from .engine import TileEngine
@@ -38,6 +39,8 @@ MAX_TILES_LOOKED_AT = 12
 """Most tiles of such a level."""
 LIKELY = 0.5
 """Share of label maps from which on a place counts as the structure; half of the most where none has it."""
+PLANES_AT_ONCE = 16
+"""Planes of voxels that an atlas is read for at a time."""
 MIN_VOXELS = 8
 """Smallest mask, in voxels of the image, that is handed to the decoder."""
 
@@ -57,9 +60,10 @@ def draw_by_atlas(interaction: Interaction, structures: Sequence[Structure]) -> 
         }
         if not maps or (registration := registered(engine, atlas_number)) is None:
             continue
+        whole = _presence_of_all(engine, atlas.config)  # tells more than the estimate for a small structure alone
         presence = _presence(engine, [structures[n] for n in maps])
-        for (number, members), there in zip(maps.items(), presence, strict=True):
-            finding = _draw(interaction, atlas.shares_of(members).cpu(), atlas.config, registration, there)
+        for (number, members), own in zip(maps.items(), presence, strict=True):
+            finding = _draw(interaction, atlas.shares_of(members), atlas.config, registration, max(own, whole))
             if finding is not None:
                 found[number] = finding
     return found
@@ -92,11 +96,10 @@ def registered(engine: TileEngine, number: int) -> Registration | None:
 
 def _register(engine: TileEngine, atlas: torch.nn.Module) -> Registration | None:
     assert isinstance(atlas, Atlas)
-    queries = _queries(atlas.config.terms)
-    if float(np.mean(_presence(engine, [Structure(query, 0.0) for query in queries]))) < MIN_PRESENCE:
+    if _presence_of_all(engine, atlas.config) < MIN_PRESENCE:
         return None
     tissues: dict[tuple[str, int], list[int]] = {}
-    for number, query in enumerate(queries):
+    for number, query in enumerate(_queries(atlas.config.terms)):
         tissues.setdefault((query.term_id, query.level), []).append(number)
     spacing_mm = np.array(engine.lattice.spacing_mm)
     shape = np.array(engine.lattice.shape)
@@ -106,6 +109,11 @@ def _register(engine: TileEngine, atlas: torch.nn.Module) -> Registration | None
     )[: sides[0], : sides[1], : sides[2]]
     found = register(atlas, image, FINE_MM, list(tissues.values()))
     return found if found.mismatch <= MAX_MISMATCH and found.in_view >= MIN_IN_VIEW else None
+
+
+def _presence_of_all(engine: TileEngine, config: AtlasConfig) -> float:
+    """Mean estimate of the word head for all that an atlas holds."""
+    return float(np.mean(_presence(engine, [Structure(query, 0.0) for query in _queries(config.terms)])))
 
 
 def _presence(engine: TileEngine, structures: Sequence[Structure]) -> list[float]:
@@ -155,15 +163,14 @@ def _mask_in_image(
     voxels = (corners_mm @ registration.matrix.T + registration.offset_mm) / spacing_mm
     low = np.clip(np.floor(voxels.min(axis=0)), 0, shape - 1).astype(int)
     high = np.clip(np.ceil(voxels.max(axis=0)) + 1, low + 1, shape).astype(int)
-    axes = [spacing * np.arange(a, b) for spacing, a, b in zip(spacing_mm, low, high, strict=True)]
-    inverse = np.linalg.inv(registration.matrix)
-    origin = (np.array(config.origin_mm) + inverse @ registration.offset_mm) / config.spacing_mm
-    steps = inverse / config.spacing_mm
-    grid = sum(
-        np.multiply.outer(axis, column).reshape([-1 if a == n else 1 for a in range(3)] + [3])
-        for n, (axis, column) in enumerate(zip(axes, steps.T, strict=True))
-    )
-    grid = torch.from_numpy(np.asarray(grid - origin)).float()
-    scaled = (2 * grid / (torch.tensor(config.shape) - 1) - 1).flip(-1)
-    read = torch.nn.functional.grid_sample(shares[None, None], scaled[None], align_corners=True)[0, 0]
-    return (read > threshold).numpy(), low
+    mask = np.empty(high - low, dtype=bool)
+    for first in range(0, len(mask), PLANES_AT_ONCE):
+        planes = mask[first : first + PLANES_AT_ONCE]
+        starts, ends = low + np.array([first, 0, 0]), low + np.array([first, 0, 0]) + planes.shape
+        axes = [spacing * np.arange(a, b) for spacing, a, b in zip(spacing_mm, starts, ends, strict=True)]
+        there_mm = registration.to_atlas_mm(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1))
+        grid = torch.from_numpy((there_mm - config.origin_mm) / config.spacing_mm).float()
+        scaled = (2 * grid / (torch.tensor(config.shape) - 1) - 1).flip(-1)
+        read = F.grid_sample(shares[None, None], scaled[None], align_corners=True)[0, 0]
+        planes[:] = (read > threshold).numpy()
+    return mask, low

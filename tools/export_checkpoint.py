@@ -4,8 +4,8 @@
         --report report/clicks --report report/box -o checkpoints/promptseg-tiny
 
 Beside the weights (float16) and ``config.json`` it writes the recipe, the log, the curves, the list of training cases,
-and the model card. An atlas is added afterwards, by tools/add_atlas.py. Every number on the card is read from the reports; without a report the card has none. Reports of
-one protocol on several data sets are read as one.
+and the model card. An atlas is added afterwards, by tools/add_atlas.py. Every number on the card is read from the
+reports; without a report the card has none. Reports of one protocol on several data sets are read as one.
 """
 
 from __future__ import annotations

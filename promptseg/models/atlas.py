@@ -68,5 +68,5 @@ class Atlas(nn.Module):
         self.register_buffer("shares", torch.zeros((len(config.terms) + 1, math.prod(config.shape)), dtype=torch.uint8))
 
     def shares_of(self, numbers: list[int]) -> Tensor:
-        """How often any of some structures is there, 0 to 1: (*shape) float32."""
-        return self.shares[numbers].float().sum(dim=0).div_(255).clamp_(max=1).reshape(self.config.shape)
+        """How often any of some structures is there, 0 to 1: (*shape) float32 on the CPU."""
+        return self.shares[numbers].cpu().float().sum(dim=0).div_(255).clamp_(max=1).reshape(self.config.shape)
