@@ -65,6 +65,7 @@ class Drawing:
         candidates: the alternatives of an ambiguous first prompt with their scores, best first.
         changed: half-open box of canonical voxels (float) outside which nothing changed; None for everywhere.
         is_from_prompts: whether the prompts alone say what it is; not so where a mask was handed over.
+        is_found_by_name: whether its name alone found it, which tells what the object as a whole is.
     """
 
     canvas: Canvas
@@ -73,6 +74,7 @@ class Drawing:
     candidates: tuple[tuple[float, Canvas], ...] = ()
     changed: Box | None = None
     is_from_prompts: bool = True
+    is_found_by_name: bool = False
 
 
 class Drawer:

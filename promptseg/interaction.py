@@ -65,7 +65,7 @@ class Interaction(Drawer):
 
         (found,) = find_named(self.engine, [structure], config=self.config)
         canvas = Canvas.blank(self.lattice) if found.canvas is None else found.canvas
-        return Drawing(canvas, found.score, found.presence)
+        return Drawing(canvas, found.score, found.presence, is_found_by_name=found.canvas is not None)
 
     def _refine(self, drawing: Drawing, prompts: PromptSet, mask_weight: float = 1.0) -> Drawing:
         """Draws an object found at a coarse level again at the finest level that holds it, guided by what was found."""
@@ -162,7 +162,7 @@ class Interaction(Drawer):
             pasted = pasted.paste(tile, logits)
             changed = union_box(changed, self.reach(tile))
         pasted = pasted.limited(canvas, adds=includes)
-        if self._is_local(prompts, box_vox):
+        if self._is_local(drawing, prompts, box_vox):
             place = self.lattice.to_level((box_vox[0] + box_vox[1] - 1) / 2, canvas.level)
             nearest = max(canvas.distance_to(place, inside=includes), self.config.least_distance)
             if np.isfinite(nearest):
@@ -194,7 +194,7 @@ class Interaction(Drawer):
         is_named_in_parts = (
             prompts.structure is not None and drawn_box is not None and self._span(canvas, drawn_box) > 1
         )
-        most = config.late_span if is_named_in_parts or self._is_late(prompts) else 1.0  # tiles it may be long
+        most = config.late_span if is_named_in_parts or self._is_late(drawing, prompts) else 1.0  # tiles it may be long
         if not (span > config.coarsen_beyond * most and grows) and span >= config.refine_below * most:
             return None
         level = self._finest_level(*whole, config.fill * most)
@@ -206,20 +206,20 @@ class Interaction(Drawer):
         drawn = self.draw(level, whole, prompts, canvas, redraws and level > canvas.level, weight if fits else 1.0)
         if level > canvas.level:
             drawn = self._refine(drawn, prompts, weight)
-        return replace(drawn, is_from_prompts=drawing.is_from_prompts)
+        return replace(drawn, is_from_prompts=drawing.is_from_prompts, is_found_by_name=drawing.is_found_by_name)
 
     def _span(self, canvas: Canvas, box: Box) -> float:
         """Longest side of a box of canonical voxels, in tiles of a canvas's level."""
         return float(((box[1] - box[0]) / self.lattice.step_vox(canvas.level) / self.lattice.tile_size).max())
 
-    def _is_local(self, prompts: PromptSet, box_vox: Box) -> bool:
+    def _is_local(self, drawing: Drawing, prompts: PromptSet, box_vox: Box) -> bool:
         """Whether a new prompt corrects its surroundings and no longer says what the object as a whole is."""
         is_click = bool((box_vox[1] - box_vox[0] <= 1).all())
-        return is_click and self._is_late(prompts)
+        return is_click and self._is_late(drawing, prompts)
 
-    def _is_late(self, prompts: PromptSet) -> bool:
+    def _is_late(self, drawing: Drawing, prompts: PromptSet) -> bool:
         """Whether the prompts before the newest tell what the object as a whole is."""
-        is_outlined = bool(prompts.boxes) or prompts.mask is not None
+        is_outlined = bool(prompts.boxes) or prompts.mask is not None or drawing.is_found_by_name
         return is_outlined or len(prompts.points) + len(prompts.strokes) >= self.config.late_from
 
     def _finest_level(self, low: np.ndarray, high: np.ndarray, fill: float) -> int:

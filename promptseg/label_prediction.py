@@ -163,7 +163,8 @@ def assemble(
     for request, finding in zip(requests, found, strict=True):
         canvas = Canvas.blank(engine.lattice) if finding.canvas is None else finding.canvas
         has_name = request.prompts.structure is not None
-        drawing = Drawing(canvas, finding.score, finding.presence, is_from_prompts=has_name)
+        is_found = has_name and finding.canvas is not None
+        drawing = Drawing(canvas, finding.score, finding.presence, is_from_prompts=has_name, is_found_by_name=is_found)
         drawings[request.value] = (request.prompts, drawing)
     return LabelPrediction(
         volume=volume,

@@ -245,6 +245,26 @@ def test_what_was_drawn_from_prompts_counts_little_against_a_new_one_and_a_mask_
     assert set(engine.mask_weights) == {interaction.config.mask_weight if is_from_prompts else 1.0}
 
 
+@pytest.mark.parametrize("is_found_by_name", [True, False])
+def test_a_click_on_what_a_name_found_changes_what_lies_near_it_alone(is_found_by_name: bool) -> None:
+    interaction, engine = make(
+        (45.0, 37.0, 30.0), (13.0, 4.0, 4.0), coarsen_beyond=9.0, refine_below=0.0, rescale_clicks=0, local_reach=0.5
+    )
+    tiles = [TileKey(0, (p, 4, 4)) for p in (3, 4, 5)]
+    output = engine.decode(tiles, clicks((45, 37, 30)), None)
+    # A new answer takes something away everywhere.
+    canvas = Canvas.from_tiles(LATTICE, tiles, output.mask_logits[:, 0, 0] + 0.5)
+    drawing = Drawing(canvas, 0.5, 0.5, is_found_by_name=is_found_by_name)
+    place = (52.0, 37.0, 30.0)
+    prompts = PromptSet(points=np.array([[45.0, 37.0, 30.0], place]), labels=np.array([1, 0]))
+    after = interaction.correct(drawing, prompts, around(place), includes=False)
+    change = (canvas.logits - after.canvas.logits).nan_to_num()
+    where = np.rint(LATTICE.to_level(np.array([place, (47.0, 37.0, 30.0)]), 0) - canvas.low).astype(int)
+    near, far = (float(change[tuple(w)]) for w in where)
+    assert near > 0.1
+    assert far < 0.05 if is_found_by_name else far > 0.1
+
+
 def test_an_excluding_click_where_nothing_was_drawn_costs_nothing() -> None:
     interaction, engine, drawing = start_state()
     far = (85.0, 70.0, 55.0)
