@@ -114,7 +114,7 @@ def test_an_object_of_the_map_is_whole_and_corrected_by_clicks(named: Named) -> 
     again = predictor.predict(text="liver", points=[click, (14, 8, 10)], labels=[1, 0])
     assert again.mask[14, 8, 10] == 0
     assert again.mask[click] == 1
-    assert dice(again.mask > 0, liver.mask > 0) > 0.9
+    assert dice(again.mask > 0, truth_of("liver")) > dice(liver.mask > 0, truth_of("liver"))  # it is drawn finer
     with pytest.raises(ValueError, match="'pancreas' is not in this label map; it holds left kidney"):
         result.object("pancreas")
 
