@@ -6,8 +6,8 @@ No validation image of the data at hand has sides. Their label maps have: each i
 the pretraining paints those of its own fold, and each structure of a pair is asked for by its name on the whole volume.
 A painted image has no texture of tissue and no gray value to go by, only shapes and where they lie.
 
-Where a label map has an image, as the one real head with sides has (``--datasets mricron_atlases --fold train``; no
-structure was drawn in it for the atlas among the weights), the image is asked and nothing is painted.
+Where a label map has an image, that is asked and nothing is painted: ``--datasets mricron_atlases --fold train``, the
+one real head with sides, which the weights were trained on and which no atlas among them was made of.
 
 A second table says on which side the word head sees each structure, whether it is drawn or not: which of the two lies
 nearer to the best cell of each zoom level; ``far`` from 20 mm on.
@@ -63,9 +63,7 @@ def paint_volume(volume: TrainingVolume, seed: int) -> Asked:
     return image, labels, np.diag([*(steps * volume.spacing_mm), 1.0])
 
 
-def images_of(
-    volume: TrainingVolume, number: int, paintings: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def images_of(volume: TrainingVolume, number: int, paintings: int) -> Iterator[Asked]:
     """A volume's own image, or as many paintings of its labels."""
     if volume.levels:
         assert volume.labels is not None

@@ -58,9 +58,9 @@ def draw_by_atlas(interaction: Interaction, structures: Sequence[Structure]) -> 
         maps = {
             n: members for n, s in enumerate(structures) if n not in found and (members := members_of(atlas.config, s))
         }
-        if not maps or (registration := registered(engine, atlas_number)) is None:
+        if not maps or (placed := registered(engine, atlas_number)) is None:
             continue
-        whole = _presence_of_all(engine, atlas.config)  # tells more than the estimate for a small structure alone
+        registration, whole = placed  # that all of it is there tells more than the estimate for a small structure
         presence = _presence(engine, [structures[n] for n in maps])
         for (number, members), own in zip(maps.items(), presence, strict=True):
             finding = _draw(interaction, atlas.shares_of(members), atlas.config, registration, max(own, whole))
@@ -87,19 +87,24 @@ def _queries(terms: tuple[str, ...]) -> tuple[TextQuery, ...]:
     return tuple(encode_text(term) for term in terms)
 
 
-def registered(engine: TileEngine, number: int) -> Registration | None:
-    """An atlas's registration to the engine's image, made when it is first asked for; None where it does not fit."""
+def registered(engine: TileEngine, number: int) -> tuple[Registration, float] | None:
+    """An atlas's registration to the engine's image, made when it is first asked for; None where it does not fit.
+
+    Beside it, the mean estimate of the word head that the atlas's structures are there.
+    """
     if number not in engine.registrations:
         engine.registrations[number] = _register(engine, engine.model.get_submodule(f"atlases.{number}"))
     return engine.registrations[number]
 
 
-def _register(engine: TileEngine, atlas: torch.nn.Module) -> Registration | None:
+def _register(engine: TileEngine, atlas: torch.nn.Module) -> tuple[Registration, float] | None:
     assert isinstance(atlas, Atlas)
-    if _presence_of_all(engine, atlas.config) < MIN_PRESENCE:
+    queries = _queries(atlas.config.terms)
+    presence = float(np.mean(_presence(engine, [Structure(query, 0.0) for query in queries])))
+    if presence < MIN_PRESENCE:
         return None
     tissues: dict[tuple[str, int], list[int]] = {}
-    for number, query in enumerate(_queries(atlas.config.terms)):
+    for number, query in enumerate(queries):
         tissues.setdefault((query.term_id, query.level), []).append(number)
     spacing_mm = np.array(engine.lattice.spacing_mm)
     shape = np.array(engine.lattice.shape)
@@ -108,12 +113,7 @@ def _register(engine: TileEngine, atlas: torch.nn.Module) -> Registration | None
         engine.volume.canonical_array, np.zeros(3), FINE_MM / spacing_mm, int(sides.max()), engine.mapping.map_array
     )[: sides[0], : sides[1], : sides[2]]
     found = register(atlas, image, FINE_MM, list(tissues.values()))
-    return found if found.mismatch <= MAX_MISMATCH and found.in_view >= MIN_IN_VIEW else None
-
-
-def _presence_of_all(engine: TileEngine, config: AtlasConfig) -> float:
-    """Mean estimate of the word head for all that an atlas holds."""
-    return float(np.mean(_presence(engine, [Structure(query, 0.0) for query in _queries(config.terms)])))
+    return (found, presence) if found.mismatch <= MAX_MISMATCH and found.in_view >= MIN_IN_VIEW else None
 
 
 def _presence(engine: TileEngine, structures: Sequence[Structure]) -> list[float]:

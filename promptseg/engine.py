@@ -40,8 +40,8 @@ class TileEngine:
         cache: of embeddings.
         signature: of image, model and preprocessing; part of every cache key.
         num_encoded: tiles encoded so far, cache hits not counted.
-        registrations: of the model's atlases, by their numbers, as far as they were asked for; None of those that do
-            not fit.
+        registrations: of the model's atlases, by their numbers, as far as they were asked for, with the estimate that
+            their structures are there; None of those that do not fit.
     """
 
     model: PromptableModel
@@ -51,7 +51,7 @@ class TileEngine:
     cache: EmbeddingCache
     signature: str
     num_encoded: int = 0
-    registrations: dict[int, Registration | None] = field(default_factory=dict)
+    registrations: dict[int, tuple[Registration, float] | None] = field(default_factory=dict)
 
     def read_tile(self, tile: TileKey) -> Tensor:
         """Preprocessed intensities of a tile, interpolated from the native array: (T, T, T) float32."""

@@ -155,7 +155,7 @@ class _Image:
     @classmethod
     def of(cls, values: Tensor, spacing_mm: float) -> _Image:
         """The intensities (I, J, K), and what they are beside those around them; each of unit variance."""
-        flat = F.pad(values.float()[None, None], (0,) * 6)
+        flat = values.float()[None, None]
         width = 2 * round(AROUND_MM / spacing_mm) + 1
         local = flat - _mean_around(flat, width)
         deviation = _mean_around(local.square(), width).sqrt()

@@ -123,7 +123,7 @@ def test_an_image_is_registered_once_and_a_new_one_anew(model):
     assert first is not None and registered(interaction.engine, 0) is first
     other = _interaction(model, intensities(label_map(*pose(24)), 24), np.diag([SPACING_MM] * 3 + [1]))
     second = registered(other.engine, 0)
-    assert second is not None and np.abs(second.offset_mm - first.offset_mm).max() > 1
+    assert second is not None and np.abs(second[0].offset_mm - first[0].offset_mm).max() > 1
 
 
 def test_members_are_of_the_side_that_was_named(atlas):

@@ -12,12 +12,13 @@ import dataclasses
 import json
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from promptseg.data.atlas_building import build_atlas
 from promptseg.data.folder_pool import load_pool
 from promptseg.models.pretrained import CHECKSUM_KEY, load_pretrained, read_settings, save_pretrained
+from promptseg.models.registry import WEIGHTS_NAME
+from promptseg.safe_loading import read_tensors
 
 
 def main() -> None:
@@ -41,7 +42,9 @@ def main() -> None:
     model.atlases = nn.ModuleList([*(other for other, _ in others), atlas])
     model.config = dataclasses.replace(model.config, atlases=(*(config for _, config in others), atlas.config))
     kept = {k: v for k, v in read_settings(arguments.model).items() if k not in ("model", CHECKSUM_KEY)}
-    save_pretrained(model, arguments.out, extra=kept, dtype=torch.float16)
+    stored = read_tensors(arguments.model / WEIGHTS_NAME)
+    dtype = next(tensor.dtype for tensor in stored.values() if tensor.is_floating_point())
+    save_pretrained(model, arguments.out, extra=kept, dtype=dtype)
     print(json.dumps(dataclasses.asdict(atlas.config), indent=1))
 
 

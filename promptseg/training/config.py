@@ -90,7 +90,8 @@ class PretrainConfig:
     """Step from which the learning rate falls to zero at ``max_steps``, along half a cosine."""
     real_from: int = 0
     """Step of the prompted stage from which on only images with labels of their own are drawn: no shapes, no paintings,
-    no supervoxels. 0: never. Synthesis teaches a first click, real images the corrections: see the ablations."""
+    no supervoxels. 0: never. It counts steps in a run of ``minutes``, too. Synthesis teaches a first click, real images
+    the corrections: see the ablations."""
     learning_rate: float = 6e-4
     """Peak learning rate."""
     optimizer: Literal["adamw", "muon"] = "adamw"
