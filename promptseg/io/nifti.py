@@ -150,11 +150,19 @@ def _header(shape: tuple[int, ...], affine: np.ndarray, reference: Any) -> Any:
     sform_code = int(header["sform_code"]) or int(header["qform_code"]) or ALIGNED
     header.set_data_shape(shape)
     header.set_qform(affine, code=sform_code)
-    # A quaternion cannot hold shears, and in float32 a turn of nearly 180 degrees only roughly.
-    if _displacement(np.asarray(header.get_qform(), dtype=float), affine, shape) > ROUNDING_TOLERANCE:
+    if not _qform_holds(header, affine, shape):
         header.set_qform(affine, code=0)
     header.set_sform(affine, code=sform_code)
     return header
+
+
+def _qform_holds(header: nibabel.Nifti1Header, affine: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether the quaternion holds the affine: it cannot hold shears, and a turn of nearly 180 degrees only roughly."""
+    try:
+        stored = np.asarray(header.get_qform(), dtype=float)
+    except ValueError:  # rounded to a little more than a unit quaternion, which nibabel does not read
+        return False
+    return _displacement(stored, affine, shape) <= ROUNDING_TOLERANCE
 
 
 def _displacement(stored: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -> float:

@@ -83,11 +83,15 @@ def test_a_mask_repeats_the_affine_bit_for_bit(
         assert first.GetSpacing() == second.GetSpacing()
 
 
+UNREADABLE_QUATERNION = make_affine(
+    "LPS", (1.0, 1.0, 0.001), (0.0, 0.0, 128.6562572095621), (0.125, 0.258947289595596, 0.0)
+)
 ALMOST_HALF_A_TURN = np.array([[0, 3e-4, 10, 0], [0, -1, 3e-3, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 
 
 @given(affines(), suffixes, st.booleans())
 @example(ALMOST_HALF_A_TURN, ".nii", False)
+@example(UNREADABLE_QUATERNION, ".nii", False)
 def test_an_affine_from_elsewhere_is_rounded_by_less_than_a_thousandth_of_a_voxel(
     folder: Path, affine: np.ndarray, suffix: str, has_reference: bool
 ) -> None:
