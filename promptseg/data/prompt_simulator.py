@@ -25,6 +25,7 @@ _SHARES = (
     "mask_share",
     "deepest_share",
     "mask_dropout",
+    "astray_share",
     "text_alone_share",
     "flat_box_share",
 )
@@ -50,6 +51,9 @@ class PromptSimulatorConfig:
     """Probability that a click is the deepest point of the error; else drawn with weight by depth."""
     mask_dropout: float = 0.0
     """Probability that a correction is asked for without the mask that it corrects, from all prompts alone."""
+    astray_share: float = 0.0
+    """Probability that, after an ambiguous first prompt, any of the answers is corrected, however wrong, and not the
+    best one or the one thought to be: at inference, too, what is corrected may be far too large or too small."""
     text_alone_share: float = 0.6
     """Probability that an object with a name is first asked for by it alone; else with another prompt beside it."""
     flat_box_share: float = 0.25

@@ -313,6 +313,9 @@ def run_episode(
         if randomness is not None:
             is_picked = randomness.uniform(len(rows)) < 0.5
         best = torch.where(is_picked, best, trusted)
+        if randomness is not None and number == 0 and config.astray_share:
+            is_astray = is_ambiguous & (randomness.uniform(len(rows)) < config.astray_share)
+            best = torch.where(is_astray, (randomness.uniform(len(rows)) * flat.shape[1]).long(), best)
         logits = flat[rows, best].float()
         scores.append(dice_score(logits > 0, state.target).mean())
         if randomness is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from promptseg.data.prompt_simulator import PromptSimulatorConfig
 from promptseg.data.randomness import Randomness
 from promptseg.data.text_targets import Words
-from promptseg.models import PromptableModel
+from promptseg.models import DecoderOutput, PromptableModel
 from promptseg.training.episode import correct_episode, open_episode, round_loss, run_episode
 
 CONFIG = PromptSimulatorConfig(scribble_share=0.3, lasso_share=0.2)
@@ -84,6 +86,35 @@ def test_only_the_last_rounds_are_learnt_from_and_the_others_are_played_all_the_
     last.loss.backward()
     grad = model.image_encoder.stem.weight.grad
     assert grad is not None and grad.abs().sum() > 0
+
+
+@pytest.fixture
+def answers():
+    """A model that answers a first prompt with the truth and three masks that are wrong, and what it is handed then."""
+    targets, handed = balls(64), []
+
+    def decode(_, batch, multimask):
+        if batch.mask_logits is not None:
+            handed.append(batch.mask_logits.flatten(0, 1).abs().amax(dim=(1, 2, 3)).long())
+        signs = [targets, ~targets, targets | True, targets & False][: 4 if multimask else 1]
+        logits = torch.stack([(size + 1) * torch.where(sign, 1.0, -1.0) for size, sign in enumerate(signs)], dim=1)
+        iou_logits = torch.tensor([3.0, 0.0, 0.0, 0.0])[: len(signs)].expand(64, 1, -1)
+        return DecoderOutput(logits[:, None], iou_logits, torch.zeros(64, 1))
+
+    return SimpleNamespace(decode=decode), targets[:, None], handed
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_any_answer_is_corrected_as_often_as_said(answers, share):
+    model, targets, handed = answers
+    config = PromptSimulatorConfig(box_share=0, mask_share=0, scribble_share=0, lasso_share=0, astray_share=share)
+    run_episode(model, None, targets, 3, Randomness((5,)), config)  # type: ignore[arg-type]
+    counts = torch.bincount(handed[0], minlength=5)[1:]
+    assert counts.sum() == 64 and (handed[1] == 1).all()
+    if not share:
+        assert counts.tolist() == [64, 0, 0, 0]
+    else:
+        assert 30 < counts[0] < 50 and (counts[1:] > 2).all()
 
 
 @pytest.mark.parametrize("ambiguous", [True, False])
