@@ -28,7 +28,7 @@ from promptseg.data.catalog import Catalog
 from promptseg.data.folder_pool import load_pool
 from promptseg.data.pool import TrainingPool
 from promptseg.data.prompt_simulator import halve
-from promptseg.data.sampler import SampleStream
+from promptseg.data.sample_stream import SampleStream
 from promptseg.data.volumes import load_volume
 from promptseg.models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
 from promptseg.training.config import PretrainConfig

@@ -29,7 +29,7 @@ from promptseg.data.folder_pool import load_pool
 from promptseg.data.pool import TrainingPool
 from promptseg.data.prompt_simulator import PromptSimulatorConfig
 from promptseg.data.randomness import Randomness
-from promptseg.data.sampler import SampleStream
+from promptseg.data.sample_stream import SampleStream
 from promptseg.data.synthesis import paint, shape_labels
 from promptseg.models import PromptableModel
 from promptseg.training.config import PretrainConfig

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ..preprocessing import PreprocessingConfig
-from .batch_synthesis import IMAGE_ONLY, PAINTED, REAL, SYNTHETIC, UNLABELLED, choose_objects, finish_batch
+from .batch_synthesis import IMAGE_ONLY, PAINTED, REAL, SYNTHETIC, UNLABELLED, finish_batch
 from .counted_labels import CountedLabels
 from .crops import TISSUE, CropGeometry, TrainingVolume, crop_image, crop_labels, draw_geometry
 from .pool import TrainingPool
 from .randomness import Randomness
 from .structures import Structure
-from .supervoxels import supervoxels
 from .synthesis import FIRST_BACKGROUND
 from .text_targets import Words, choose_named_targets, draw_names
 
@@ -192,25 +190,16 @@ def draw_sample(
         A crop with ``objects_per_crop`` objects, each of at least ``min_object_voxels`` where there are such.
     """
     raw = draw_raw(pool, seed, step, index, config)
-    finished = _finish_alone(raw, (seed, step, index), config, preprocessing)
+    finished = finish_alone(raw, (seed, step, index), config, preprocessing)
     return Sample(finished["image"][0], finished["targets"][0], finished["spacing_mm"][0], raw.source)
 
 
-def _finish_alone(
+def finish_alone(
     raw: RawSample, key: tuple[int, int, int], config: SamplerConfig, preprocessing: PreprocessingConfig
 ) -> dict[str, Tensor]:
+    """A raw sample, finished as a batch of one; ``key`` is (seed, step, index)."""
     batch = {k: v[None] for k, v in raw.tensors().items()}
     return finish_batch(batch, Randomness((*key, 1)), config, preprocessing)
-
-
-def _divided(raw: RawSample, key: tuple[int, int, int], config: SamplerConfig) -> dict[str, Tensor]:
-    """A raw sample's tensors, its supervoxels chosen: they are merged on the host, which would make a GPU wait."""
-    tensors = raw.tensors()
-    if raw.kind != UNLABELLED:
-        return tensors
-    randomness = Randomness((*key, 1))
-    targets = choose_objects(supervoxels(raw.image, randomness), randomness, config)[0]
-    return {**tensors, "targets": targets, "kind": torch.tensor(REAL)}
 
 
 def _blank(rng: np.random.Generator, config: SamplerConfig) -> RawSample:
@@ -333,74 +322,3 @@ def number_labels(labels: CountedLabels) -> Tensor:
     order = np.arange(len(labels.values)) + (0 if labels.values[0] == 0 else 1)
     small = np.where(order > 0, (order - 1) % (FIRST_BACKGROUND - 1) + 1, 0).astype(np.uint8)
     return torch.from_numpy(small[labels.numbers])
-
-
-class SampleStream(Dataset[dict[str, Tensor]]):
-    """Micro-batches by number, for a DataLoader whose sampler counts.
-
-    Args:
-        pool: volumes.
-        seed: of the run.
-        crops_at: step -> (side of a crop, samples in a micro-batch).
-        config: how samples are drawn; its ``crop_size`` gives way to ``crops_at``.
-        preprocessing: the model's.
-        rank: of this process.
-        world_size: processes.
-        accumulation: micro-batches of a step.
-        images_only: crops of any image, without objects.
-        is_finished: paint and augment here; else hand over raw samples, for :func:`finish_batch` on the device.
-        real_from: step from which on only images with labels of their own are drawn; 0 for never.
-
-    Raises:
-        ValueError: where there is nothing to draw.
-    """
-
-    def __init__(
-        self,
-        pool: TrainingPool,
-        seed: int,
-        crops_at: Callable[[int], tuple[int, int]],
-        config: SamplerConfig,
-        preprocessing: PreprocessingConfig,
-        rank: int = 0,
-        world_size: int = 1,
-        accumulation: int = 1,
-        images_only: bool = False,
-        is_finished: bool = True,
-        real_from: int = 0,
-    ) -> None:
-        if images_only and not any(v.levels for volumes in pool.groups.values() for v in volumes):
-            raise ValueError(f"no image among {', '.join(pool.groups)}: training without labels needs images")
-        self.pool, self.seed, self.crops_at = pool, seed, crops_at
-        self.config, self.preprocessing = config, preprocessing
-        self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
-        self.images_only, self.is_finished = images_only, is_finished
-        self.real_from = real_from
-        self.real_pool = pool.labelled_images() if real_from else pool
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """Micro-batch ``number % accumulation`` of step ``number // accumulation``.
-
-        The samples of a step are numbered through over micro-batches, processes and batches, so two processes draw what
-        one draws in two micro-batches.
-
-        Returns:
-            image (B, 1, D, H, W), targets (B, P, D, H, W), spacing_mm (B, 3), and the tensors of :class:`Words`
-            (B, P, ...); raw ones also labels and kind.
-        """
-        step, micro = divmod(number, self.accumulation)
-        crop_size, batch_size = self.crops_at(step)
-        config, pool = dataclasses.replace(self.config, crop_size=crop_size), self.pool
-        if self.real_from and step >= self.real_from:
-            config = dataclasses.replace(config, synthetic_share=0.0, painted_share=0.0, supervoxel_share=0.0)
-            pool = self.real_pool
-        first = (micro * self.world_size + self.rank) * batch_size
-        samples = []
-        for index in range(first, first + batch_size):
-            raw = draw_raw(pool, self.seed, step, index, config, self.images_only)
-            if self.is_finished:
-                alone = _finish_alone(raw, (self.seed, step, index), config, self.preprocessing)
-                samples.append({k: v[0] for k, v in alone.items()})
-            else:
-                samples.append(_divided(raw, (self.seed, step, index), config))
-        return {k: torch.stack([s[k] for s in samples]) for k in samples[0]}

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from ..data.batch_synthesis import finish_batch
 from ..data.randomness import Randomness
-from ..data.sampler import SampleStream
+from ..data.sample_stream import SampleStream
 from ..models import ModelConfig, PromptableModel
 from ..models.layers import NormRelu
 from .config import PretrainConfig

@@ -15,15 +15,8 @@ from promptseg.data.counted_labels import CountedLabels
 from promptseg.data.crops import TISSUE, TrainingVolume, build_pyramid, index_objects
 from promptseg.data.pool import TrainingPool
 from promptseg.data.randomness import Randomness
-from promptseg.data.sampler import (
-    SamplerConfig,
-    SampleStream,
-    _recombine,
-    choose_targets,
-    draw_raw,
-    draw_sample,
-    number_labels,
-)
+from promptseg.data.sample_stream import SampleStream
+from promptseg.data.sampler import SamplerConfig, _recombine, choose_targets, draw_raw, draw_sample, number_labels
 from promptseg.preprocessing import PreprocessingConfig
 
 PREPROCESSING = PreprocessingConfig()

@@ -11,7 +11,8 @@ import torch
 from promptseg.data.counted_labels import CountedLabels
 from promptseg.data.crops import TrainingVolume, build_pyramid, index_objects
 from promptseg.data.pool import TrainingPool
-from promptseg.data.sampler import SamplerConfig, SampleStream, draw_raw
+from promptseg.data.sample_stream import SampleStream
+from promptseg.data.sampler import SamplerConfig, draw_raw
 from promptseg.data.structures import structures_of
 from promptseg.data.text_targets import STRANGER_SHARE, WORD_TENSORS, Words, choose_named_targets, draw_names
 from promptseg.preprocessing import PreprocessingConfig
