@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--fold", default="validation")
     parser.add_argument("--protocol", default="clicks")
     parser.add_argument("--model", nargs="+", default=list(DEFAULT_MODELS))
+    parser.add_argument("--click-depth", type=float, default=1.0, help="less than 1 for a user who is not exact")
     parser.add_argument("--max-cases", type=int)
     parser.add_argument("--max-objects", type=int)
     parser.add_argument("--min-voxels", type=int, default=50)
@@ -114,6 +115,7 @@ def main() -> None:
             model=tuple(options.model),
             fold=options.fold,
             protocol=options.protocol,
+            click_depth=options.click_depth,
             max_cases=options.max_cases,
             max_objects=options.max_objects,
             min_voxels=options.min_voxels,

@@ -40,17 +40,25 @@ class Click:
 
 
 def next_click(
-    truth: np.ndarray, predicted: np.ndarray, spacing_mm: Sequence[float], origin: Sequence[int] = (0, 0, 0)
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    spacing_mm: Sequence[float],
+    origin: Sequence[int] = (0, 0, 0),
+    least_depth: float = 1.0,
+    generator: np.random.Generator | None = None,
 ) -> Click | None:
     """The click of the ``clicks`` protocol: depth in millimetres, one answer for one input.
 
-    Of voxels that are equally deep, the one nearest to their common centre is taken.
+    Of voxels that are equally deep, the one nearest to their common centre is taken. A user who is less exact clicks
+    anywhere that is deep enough, each voxel being as likely as the next.
 
     Args:
         truth: (I, J, K) bool; may be a crop outside which truth and prediction agree.
         predicted: (I, J, K) bool.
         spacing_mm: (3,) voxel sides.
         origin: (3,) first voxel of the crop in the image, added to the answer.
+        least_depth: how deep the click lies at least, as a share of the deepest point's depth.
+        generator: source of randomness, needed where that is less than 1.
 
     Returns:
         The click, or None where truth and prediction are equal.
@@ -68,10 +76,14 @@ def next_click(
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     depth = distance_to_outside(component, spacing)
     deepest = float(depth.max())
-    candidates = np.argwhere(depth >= deepest * (1 - 1e-5))
-    offsets_mm = (candidates - candidates.mean(axis=0)) * spacing
-    chosen = candidates[int(np.argmin(np.round((offsets_mm**2).sum(axis=1), 6)))] + low
-    return _click(chosen, truth, component, deepest, origin)
+    candidates = np.argwhere(depth >= deepest * (least_depth - 1e-5))
+    if least_depth < 1:
+        assert generator is not None
+        chosen = candidates[int(generator.integers(len(candidates)))]
+    else:
+        offsets_mm = (candidates - candidates.mean(axis=0)) * spacing
+        chosen = candidates[int(np.argmin(np.round((offsets_mm**2).sum(axis=1), 6)))]
+    return _click(chosen + low, truth, component, float(depth[tuple(chosen)]), origin)
 
 
 def challenge_click(truth: np.ndarray, predicted: np.ndarray, origin: Sequence[int] = (0, 0, 0)) -> Click | None:

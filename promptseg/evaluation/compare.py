@@ -138,8 +138,8 @@ def compare_reports(a: str | Path, b: str | Path, config: CompareConfig | None =
     """
     config = config or CompareConfig(str(a), str(b))
     summary_a, summary_b = _read_summary(Path(a)), _read_summary(Path(b))
-    for name in ("protocol", "corrections", "tolerance_mm", "seed"):
-        one, other = summary_a["settings"][name], summary_b["settings"][name]
+    for name in ("protocol", "corrections", "click_depth", "tolerance_mm", "seed"):
+        one, other = (summary["settings"].get(name) for summary in (summary_a, summary_b))
         if one != other and not any({one, other} <= group for group in COMPARABLE):
             raise ValueError(f"{a} was made with {name}={one!r} and {b} with {other!r}: evaluate both in the same way")
     name_a = _choose_model(summary_a, config.model_a, Path(a), None)

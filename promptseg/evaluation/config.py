@@ -61,6 +61,9 @@ class EvaluationConfig:
     """how often the first prompt of each object is given again, jittered"""
     jitter: float = _shell(0.5, metavar="SHARE")
     """how far: a click by this share of its depth in the object, a box's sides by a quarter of it of their length"""
+    click_depth: float = _shell(1.0, metavar="SHARE")
+    """how exact the clicks are: anywhere in the largest error that is at least this share as deep as its deepest point,
+    drawn with the seed; 1 for the deepest point"""
     seed: int = _shell(0, metavar="N")
     """of all random choices"""
     bootstrap: int = _shell(1000, metavar="N")
@@ -85,7 +88,7 @@ class EvaluationConfig:
             raise ValueError(f"--absent {self.absent[0]!r}: only with the protocols text and auto")
         if unknown := [name for name in self.absent if meaning_of(name) is None]:
             raise ValueError(f"--absent {unknown[0]!r}: not in the vocabulary; see promptseg vocabulary search")
-        choose_protocol(self.protocol, self.clicks)
+        choose_protocol(self.protocol, self.clicks, self.click_depth)
         for name in ("max_cases", "max_objects", "clicks", "threads"):
             value = getattr(self, name)
             if value is not None and value < (0 if name == "clicks" else 1):
@@ -120,4 +123,5 @@ class EvaluationConfig:
             "jitter": self.jitter,
             "npz": self.npz,
             **({"absent": list(self.absent)} if self.absent else {}),
+            **({"click_depth": self.click_depth} if self.click_depth < 1 else {}),
         }

@@ -144,7 +144,7 @@ class _Player:
         scores = truth.score_crops(*crops)
         for step in range(protocol.first_step, protocol.num_corrections + 1):
             if step > protocol.first_step:
-                given = correction(protocol, truth, *crops, prompts)
+                given = correction(protocol, truth, *crops, prompts, self.generator)
             if given is None and not len(records):  # a case without a box: scored as nothing, as the challenge does
                 records.append(replace(self.blank, step=step, **_zero_scores(truth.worst_mm)))
             elif given is None:

@@ -24,13 +24,16 @@ left out of these three. In ``text`` and ``auto``, structures that are known to 
 
 Every object of a case is simulated alone. The random choices (the box's shift, the corruption) depend on the seed and
 the names of data set, case and object only, so neither order nor number of workers nor a resume changes them.
+
+Nobody clicks at the deepest point of an error to the voxel. With ``--click-depth 0.4`` the clicks of ``clicks``,
+``named``, ``mask``, ``box`` and ``text`` fall anywhere in the largest error that is at least 0.4 times as deep.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -53,6 +56,7 @@ class Protocol:
         num_corrections: steps after the opening one; for those that open with a click, the number of clicks.
         opens_with_click: whether step 1 is the first.
         corrupted_dice: of the mask that ``mask`` hands over.
+        click_depth: how deep in the largest error a click lies at least, as a share of the deepest point's depth.
     """
 
     name: ProtocolName
@@ -60,6 +64,7 @@ class Protocol:
     num_corrections: int
     opens_with_click: bool = False
     corrupted_dice: float = 0.7
+    click_depth: float = 1.0
 
     @property
     def speaks(self) -> bool:
@@ -70,6 +75,10 @@ class Protocol:
     def asks_for_absent(self) -> bool:
         """Whether structures that are absent are asked for, too."""
         return self.speaks and not self.opens_with_click
+
+    def gives_clicks(self, num_corrections: int | None) -> bool:
+        """Whether there are clicks among its prompts, with another number of corrections (None for its own)."""
+        return "points" in self.kinds or (self.name in ("box", "text") and bool(num_corrections))
 
     @property
     def first_step(self) -> int:
@@ -91,15 +100,34 @@ COMPARABLE: tuple[frozenset[str], ...] = (frozenset({"clicks", "named"}), frozen
 """Protocols whose steps ask for the same objects with as many clicks."""
 
 
-def choose_protocol(name: str, num_corrections: int | None = None) -> Protocol:
-    """A protocol, with another number of corrections if asked for.
+def protocol_of(settings: Mapping[str, Any]) -> Protocol:
+    """The protocol that an evaluation's settings describe."""
+    return choose_protocol(settings["protocol"], settings["corrections"], settings.get("click_depth", 1.0))
+
+
+def choose_protocol(name: str, num_corrections: int | None = None, click_depth: float = 1.0) -> Protocol:
+    """A protocol, with another number of corrections or a less exact user if asked for.
+
+    Args:
+        name: of the protocol.
+        num_corrections: None for its own.
+        click_depth: see :class:`Protocol`.
 
     Raises:
-        ValueError: for an unknown name or a negative number, or one that contradicts the challenge's definition.
+        ValueError: for an unknown name, a negative number or a share beyond 0 to 1, or what contradicts the
+            challenge's definition.
     """
     if name not in PROTOCOLS:
         raise ValueError(f"--protocol {name}: expected one of {', '.join(PROTOCOLS)}")
-    protocol = PROTOCOLS[name]
+    if not 0 < click_depth <= 1:
+        raise ValueError(f"--click-depth {click_depth}: expected a share above 0 and up to 1")
+    protocol = replace(PROTOCOLS[name], click_depth=click_depth)
+    if click_depth < 1 and (name == "cvpr25" or not protocol.gives_clicks(num_corrections)):
+        known = ", ".join(n for n, p in PROTOCOLS.items() if n != "cvpr25" and p.gives_clicks(None))
+        raise ValueError(
+            f"--click-depth {click_depth}: protocol {name} has exact clicks by definition, or none; it goes with "
+            f"{known}, and with box and text where --clicks is given"
+        )
     if num_corrections is None:
         return protocol
     if num_corrections < (1 if protocol.opens_with_click else 0):
@@ -151,7 +179,7 @@ def opening(
     middle = (truth.low + truth.high - 1) / 2
     if protocol.opens_with_click:
         said = ObjectPrompts(text=name if protocol.name == "named" else None)
-        return correction(protocol, truth, truth.low, truth.mask, np.zeros_like(truth.mask), said)
+        return correction(protocol, truth, truth.low, truth.mask, np.zeros_like(truth.mask), said, generator)
     if protocol.name == "mask":
         mask = corrupt_mask(truth, generator, protocol.corrupted_dice)
         return Given(ObjectPrompts(mask=mask), "mask", middle)
@@ -173,6 +201,7 @@ def correction(
     true_crop: np.ndarray,
     predicted_crop: np.ndarray,
     prompts: ObjectPrompts,
+    generator: np.random.Generator,
 ) -> Given | None:
     """The next prompt, from what is still wrong.
 
@@ -183,6 +212,7 @@ def correction(
         true_crop: (n0, n1, n2) bool.
         predicted_crop: (n0, n1, n2) bool.
         prompts: those given before.
+        generator: source of randomness.
 
     Returns:
         The prompt; None where nothing is wrong.
@@ -197,7 +227,8 @@ def correction(
     if protocol.name == "cvpr25":
         click = challenge_click(true_crop, predicted_crop, origin)
     else:
-        click = next_click(true_crop, predicted_crop, truth.spacing_mm.tolist(), origin)
+        spacing_mm = truth.spacing_mm.tolist()
+        click = next_click(true_crop, predicted_crop, spacing_mm, origin, protocol.click_depth, generator)
     if click is None:
         return None
     kind = "click+" if click.label else "click-"

@@ -174,7 +174,7 @@ def _refuse_other_settings(
 ) -> None:
     cure = "choose another folder with -o, or start afresh with --no-resume"
     now = config.settings()
-    for name, value in {"absent": None, **before.get("settings", {})}.items():
+    for name, value in {"absent": None, "click_depth": None, **before.get("settings", {})}.items():
         if now.get(name) != value:
             raise ValueError(f"-o {output}: made with {name}={value!r}, and now it is {now.get(name)!r}; {cure}")
     for name, revision in before.get("revisions", {}).items():

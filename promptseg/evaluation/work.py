@@ -17,7 +17,7 @@ from .environment import peak_memory_mb, reset_peak_memory
 from .episode import Episode, EpisodeConfig, MaskCrop, ask_for_absent, failed_case_records, play_object
 from .names import meaning_of, mirrored_names
 from .prompts import ObjectPrompts
-from .protocols import choose_protocol, given_box, opening
+from .protocols import given_box, opening, protocol_of
 from .records import StepRecord, record_from_dict, record_to_dict
 from .registry import SegmenterSpec
 from .segmenters import InteractiveSegmenter
@@ -135,7 +135,7 @@ def write_case_file(task: CaseTask, result: CaseFile) -> None:
 
 def failed_case(task: CaseTask, reason: str) -> CaseFile:
     """The result of a case that could not be computed at all."""
-    protocol = choose_protocol(task.settings["protocol"], task.settings["corrections"])
+    protocol = protocol_of(task.settings)
     return CaseFile(tuple(failed_case_records(task.spec.name, task.case, protocol)), 0, (reason,))
 
 
@@ -165,7 +165,7 @@ def run_case(task: CaseTask, segmenter: InteractiveSegmenter) -> CaseFile:
 
 def _play(task: CaseTask, segmenter: InteractiveSegmenter, loaded: LoadedCase) -> CaseFile:
     settings, case = task.settings, task.case
-    protocol = choose_protocol(settings["protocol"], settings["corrections"])
+    protocol = protocol_of(settings)
     config = EpisodeConfig(
         protocol, settings["seed"], settings["jitter_repeats"], settings["jitter"], keeps_steps=settings["npz"]
     )
@@ -239,7 +239,7 @@ def _choose_objects(found: Sequence[EvaluationObject], task: CaseTask) -> tuple[
     settings = task.settings
     if settings["protocol"] == "cvpr25":
         found = [target for target in found if not target.is_union]
-    if choose_protocol(settings["protocol"], settings["corrections"]).speaks:
+    if protocol_of(settings).speaks:
         unnamed = [target.name for target in found if meaning_of(target.name) is None]
         if unnamed:
             logger.info(
@@ -312,7 +312,7 @@ def _write_npz(
     """Writes case and answers as the challenge keeps them; where objects overlap, the larger label has the voxel."""
     from .npz import write_answer, write_case
 
-    protocol = choose_protocol(task.settings["protocol"], task.settings["corrections"])
+    protocol = protocol_of(task.settings)
     order = sorted(range(len(targets)), key=lambda n: targets[n].label)
     labels = np.zeros(loaded.labels.shape, dtype=np.int32)
     steps = [np.zeros_like(labels) for _ in range(protocol.num_corrections + 1)]

@@ -30,6 +30,23 @@ def test_the_first_click_is_the_deepest_point_of_the_object() -> None:
     assert click.component_voxels == 7 * 5 * 5
 
 
+def test_a_user_who_is_not_exact_clicks_anywhere_that_is_deep_enough() -> None:
+    error = block((1, 1, 1), (10, 10, 10))
+    spread = set()
+    for seed in range(60):
+        click = next_click(error, EMPTY, (1, 1, 1), (5, 0, 0), 0.6, np.random.default_rng(seed))
+        assert click is not None
+        assert click.label == 1
+        assert click.depth >= 3.0  # of the deepest point's 5
+        place = np.array(click.voxel) - (5, 0, 0)
+        assert (np.abs(place - 5) <= 2).all()
+        spread.add(click.voxel)
+        again = next_click(error, EMPTY, (1, 1, 1), (5, 0, 0), 0.6, np.random.default_rng(seed))
+        assert again == click
+    assert len(spread) > 30  # of 125 that are deep enough
+    assert {1, 2} <= {int(np.abs(np.array(v) - (10, 5, 5)).max()) for v in spread}
+
+
 def test_depth_is_in_millimetres_but_not_for_the_challenge() -> None:
     thick = block((0, 0, 0), (3, 12, 12))  # 3 voxels of 10 mm
     thin = block((5, 0, 0), (12, 5, 12))  # 7 voxels of 1 mm each way

@@ -98,7 +98,9 @@ def test_only_objects_in_both_are_compared_and_the_others_are_counted(
 
 
 @pytest.mark.parametrize(
-    "other", [{"protocol": "box"}, {"corrections": 5}, {"tolerance_mm": 1.0}, {"seed": 7}], ids=lambda o: next(iter(o))
+    "other",
+    [{"protocol": "box"}, {"corrections": 5}, {"tolerance_mm": 1.0}, {"seed": 7}, {"click_depth": 0.4}],
+    ids=lambda o: next(iter(o)),
 )
 def test_reports_of_another_protocol_are_refused(
     make_report: MakeReport, scores: np.ndarray, other: dict[str, Any]

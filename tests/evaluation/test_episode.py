@@ -9,7 +9,7 @@ import pytest
 
 from promptseg.evaluation.episode import Episode, EpisodeConfig, play_object
 from promptseg.evaluation.prompts import ObjectPrompts
-from promptseg.evaluation.protocols import PROTOCOLS, choose_protocol
+from promptseg.evaluation.protocols import PROTOCOLS, Protocol, choose_protocol
 from promptseg.evaluation.records import StepRecord
 from promptseg.evaluation.runner import without_timing
 from promptseg.evaluation.segmenters import (
@@ -48,10 +48,12 @@ class Flipper:
         return SegmenterAnswer(mask)
 
 
-def play(segmenter: InteractiveSegmenter, mask: np.ndarray, protocol: str = "clicks", **options: int) -> Episode:
+def play(
+    segmenter: InteractiveSegmenter, mask: np.ndarray, protocol: str | Protocol = "clicks", **options: int
+) -> Episode:
     image = make_image(np.zeros(mask.shape, np.float32))
     segmenter.set_image(image)
-    config = EpisodeConfig(choose_protocol(protocol), **options)
+    config = EpisodeConfig(choose_protocol(protocol) if isinstance(protocol, str) else protocol, **options)
     return play_object("model", segmenter, MemoryCase(), image, make_target(mask), config)
 
 
@@ -94,6 +96,18 @@ def test_a_model_that_only_flips_the_clicked_voxel_behaves_as_computed_by_hand()
     assert [r.lesion_f1 for r in records[:4]] == pytest.approx([2 / 3, 2 / 4, 2 / 3, 1])
     assert [r.dice for r in records[4:]] == [1.0] * 6
     assert all(r.is_carried for r in records[4:])
+
+
+def test_a_user_who_is_not_exact_clicks_elsewhere_and_stays_in_the_error() -> None:
+    mask = ball((24, 20, 18), (11, 10, 9), 6)
+    exact, loose, again = (
+        main_records(play(EmptySegmenter(), mask, choose_protocol("clicks", None, depth))) for depth in (1.0, 0.3, 0.3)
+    )
+    assert repr([without_timing(r) for r in loose]) == repr([without_timing(r) for r in again])
+    assert {(r.ras_x, r.ras_y, r.ras_z) for r in exact} == {(11, 10, 9)}
+    places = {(r.ras_x, r.ras_y, r.ras_z) for r in loose}
+    assert len(places) > 5
+    assert all(mask[tuple(int(v) for v in place)] for place in places)
 
 
 def test_every_protocol_is_deterministic_under_a_seed() -> None:

@@ -144,7 +144,13 @@ def test_a_resume_with_other_settings_weights_or_code_is_refused_or_said(
 ) -> None:
     output = tmp_path / "other"
     shutil.copytree(reference.output, output)
-    for options in ({"seed": 1}, {"clicks": 4}, {"tolerance_mm": 1.0}, {"protocol": "box", "clicks": None}):
+    for options in (
+        {"seed": 1},
+        {"clicks": 4},
+        {"tolerance_mm": 1.0},
+        {"click_depth": 0.4},
+        {"protocol": "box", "clicks": None},
+    ):
         with pytest.raises(ValueError, match=r"made with .*choose another folder with -o"):
             evaluate(pool, output, **options)
     run = json.loads((output / "run.json").read_text())
@@ -270,6 +276,9 @@ def test_folds_and_missing_catalogs_are_named(pool: Path, tmp_path: Path) -> Non
         ({"clicks": 0}, "expected 1 or more"),
         ({"protocol": "dance"}, "expected one of clicks"),
         ({"npz": True}, "use --protocol cvpr25"),
+        ({"click_depth": 0.0}, "--click-depth 0.0: expected a share"),
+        ({"click_depth": 0.4, "protocol": "cvpr25"}, "--click-depth 0.4: protocol cvpr25 has exact clicks"),
+        ({"click_depth": 0.4, "protocol": "box"}, "where --clicks is given"),
         ({"jitter": 1.5}, "--jitter 1.5"),
         ({"workers": 0}, "--workers 0"),
         ({"max_cases": 0}, "--max-cases 0"),
