@@ -108,19 +108,19 @@ class Canvas:
         return Canvas(self.lattice, self.level, self.low, out)
 
     def local(self, before: Canvas, place: np.ndarray, reach: float) -> Canvas:
-        """This canvas near a place, which fades into an earlier one away from it; as it is where nothing was drawn.
+        """This canvas near a place, which fades into an earlier one away from it.
 
         Args:
-            before: of the same level, inside this one.
+            before: of the same level, inside this one; what was not drawn there counts as outside of the object.
             place: (3,) level voxel position.
             reach: level voxels at which the change has fallen to e^-1.
         """
-        part = box_slices(before.low - self.low, before.high - self.low)
-        new, old = self.logits[part], before.logits
-        out = self.logits.clone()
-        weight = torch.exp(-_squared_distance(old, place - before.low) / reach**2)
-        out[part] = torch.where(old.isnan() | new.isnan(), new, old + weight * (new - old))
-        return Canvas(self.lattice, self.level, self.low, out)
+        new, old = self.logits, torch.full_like(self.logits, torch.nan)
+        old[box_slices(before.low - self.low, before.high - self.low)] = before.logits
+        weight = torch.exp(-_squared_distance(new, place - self.low) / reach**2)
+        faded = old.nan_to_num(UNDRAWN_LOGIT) + weight * (new - old.nan_to_num(UNDRAWN_LOGIT))
+        is_let_be = new.isnan() | (old.isnan() & (new <= 0))
+        return Canvas(self.lattice, self.level, self.low, torch.where(is_let_be, new, faded))
 
     def distance_to(self, place: np.ndarray, inside: bool) -> float:
         """Level voxels from a position (3,) to the nearest voxel in the mask, or outside it; infinite without one."""

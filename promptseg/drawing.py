@@ -31,6 +31,9 @@ class InteractionConfig:
     in the middle of what is missing clicks as far from its end."""
     rescale_clicks: int = 4
     """Clicks up to which one beside the object may say that it is far smaller than drawn, and have it drawn anew."""
+    least_depth: float = 0.15
+    """How deep in the mask it must lie to say so, relative to the radius of a ball of the mask's volume; one nearer to
+    the mask's end says that the end is wrong."""
     late_from: int = 4
     """Prompts that tell what an object as a whole is, as a box or a mask does alone. From then on it is drawn finer,
     and a click changes what lies near it."""

@@ -162,11 +162,12 @@ class Interaction(Drawer):
             pasted = pasted.paste(tile, logits)
             changed = union_box(changed, self.reach(tile))
         pasted = pasted.limited(canvas, adds=includes)
+        place, reach = self.lattice.to_level((box_vox[0] + box_vox[1] - 1) / 2, canvas.level), np.inf
         if self._is_local(drawing, prompts, box_vox):
-            place = self.lattice.to_level((box_vox[0] + box_vox[1] - 1) / 2, canvas.level)
-            nearest = max(canvas.distance_to(place, inside=includes), self.config.least_distance)
-            if np.isfinite(nearest):
-                pasted = pasted.local(canvas, place, self.config.local_reach * nearest)
+            nearest = canvas.distance_to(place, inside=includes)
+            reach = self.config.local_reach * max(nearest, self.config.least_distance)
+        if np.isfinite(reach):
+            pasted = pasted.local(canvas, place, reach)
         drawn = replace(
             drawing,
             canvas=pasted,
@@ -177,7 +178,10 @@ class Interaction(Drawer):
         )
         if not includes:
             return drawn
-        return self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True, mask_weight=weight)
+        extended = self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True, mask_weight=weight)
+        if not np.isfinite(reach):
+            return extended
+        return replace(extended, canvas=extended.canvas.local(pasted, place, reach))
 
     def _rescaled(self, drawing: Drawing, prompts: PromptSet, whole: Box, grows: bool, redraws: bool) -> Drawing | None:
         """Draws the object anew at another level where its own no longer fits; None where it does.
@@ -246,6 +250,11 @@ class Interaction(Drawer):
         spacing_mm = np.array(self.lattice.spacing_mm)
         distance_mm = float(np.sqrt((((included - excluded_vox) * spacing_mm) ** 2).sum(axis=1)).min())
         if distance_mm < MIN_RESCALE_STEPS * self.lattice.level_spacing_mm(0):
+            return None
+        depth = canvas.distance_to(self.lattice.to_level(excluded_vox, canvas.level), inside=False)
+        depth_mm = depth * self.lattice.level_spacing_mm(canvas.level)
+        radius_mm = (1000 * canvas.volume_ml * 3 / (4 * np.pi)) ** (1 / 3)
+        if depth_mm < self.config.least_depth * radius_mm:
             return None
         reach = self.config.click_reach * distance_mm / spacing_mm
         low = np.maximum(included.min(axis=0) - reach, 0.0)

@@ -289,17 +289,29 @@ def test_a_click_where_nothing_was_drawn_changes_nothing() -> None:
         assert torch.equal(enforced.logits, canvas.logits)
 
 
-def test_a_local_change_falls_off_with_distance_and_leaves_alone_what_was_not_drawn_before() -> None:
+def test_a_local_change_falls_off_with_distance() -> None:
     before = ball(0, [TileKey(0, (1, 1, 1))], (20.0, 20.0, 20.0), 6.0)
-    before.logits[:2] = torch.nan
-    after = Canvas(before.lattice, 0, before.low, before.logits.nan_to_num(0.0) + 4.0)
-    place = before.low + 8.0
-    changed = after.local(before, place, reach=3.0).logits
+    after = Canvas(before.lattice, 0, before.low, before.logits + 4.0)
+    changed = after.local(before, before.low + 8.0, reach=3.0).logits
     share = (changed - before.logits) / 4.0
-    assert torch.equal(changed[:2], after.logits[:2])
-    offsets = torch.arange(2, before.logits.shape[0]) - 8.0
-    torch.testing.assert_close(share[2:, 8, 8], torch.exp(-((offsets / 3.0) ** 2)))
-    assert share[2:].max() == share[8, 8, 8] == 1.0
+    offsets = torch.arange(before.logits.shape[0]) - 8.0
+    torch.testing.assert_close(share[:, 8, 8], torch.exp(-((offsets / 3.0) ** 2)))
+    assert share.max() == share[8, 8, 8] == 1.0
+
+
+def test_a_local_change_adds_what_was_not_drawn_only_near_its_place() -> None:
+    part = ball(0, [TileKey(0, (1, 1, 1))], (20.0, 20.0, 20.0), 6.0)
+    size = part.logits.shape[0]
+    part.logits[-4:] = torch.nan
+    logits = torch.full((size + 8, size, size), 3.0)
+    logits[-1], logits[-2] = torch.nan, -3.0
+    after = Canvas(part.lattice, 0, part.low, logits)
+    changed = after.local(part, part.low + np.array([size - 4.0, 8.0, 8.0]), reach=4.0).logits
+    assert changed[size - 4, 8, 8] == 3.0
+    assert changed[size - 3, 8, 8] > 0  # beside the place
+    assert (changed[size + 2 : -2] < 0).all()  # far from it
+    assert changed[-1].isnan().all()
+    assert (changed[-2] == -3.0).all()
 
 
 def test_the_distance_to_a_mask_and_out_of_it() -> None:

@@ -188,6 +188,35 @@ def test_an_object_that_shrank_is_drawn_finer() -> None:
     assert dice(after, engine.truth) > 0.85
 
 
+def test_a_late_click_does_not_let_the_object_grow_far_beyond_what_was_drawn() -> None:
+    """The decoder takes all of the image for the object, and what was drawn ends beside the click."""
+    settings = {"coarsen_beyond": 9.0, "refine_below": 0.0, "local_reach": 1.0, "least_distance": 2.0}
+    interaction, engine = make((30.0, 37.0, 30.0), 5.0, **settings)
+    box = (np.array([25.0, 32, 26]), np.array([36.0, 43, 35]))
+    drawing = interaction.draw(0, box, clicks((30, 37, 30)), None)
+    engine.radii_vox = (99.0, 99.0, 99.0)
+    place = (36.0, 37.0, 30.0)
+    after = interaction.correct(drawing, clicks(*[(30, 37, 30)] * 4, place), around(place), includes=True)
+    shape = np.array(LATTICE.shape)
+    before_mask, mask = (c.sample(np.zeros(3, int), shape).numpy() > 0 for c in (drawing.canvas, after.canvas))
+    assert mask[36, 37, 30]
+    grown = np.argwhere(mask & ~before_mask) - np.array(place)
+    assert 0 < np.linalg.norm(grown, axis=1).max() < 8
+
+
+@pytest.mark.parametrize(("least_depth", "is_smaller"), [(0.1, True), (0.4, False)])
+def test_a_click_just_inside_the_end_of_a_mask_does_not_say_that_the_object_is_far_smaller(
+    least_depth: float, is_smaller: bool
+) -> None:
+    interaction, engine = make((45.0, 37.0, 30.0), 32.0, refine_below=0.0, least_depth=least_depth)
+    whole = (np.zeros(3), np.array(LATTICE.shape, dtype=float))
+    first, place = (71.0, 37.0, 30.0), (75.0, 37.0, 30.0)
+    drawing = interaction.draw(LATTICE.num_levels - 1, whole, clicks(first), None)
+    engine.centre_vox, engine.radii_vox = first, (5.0, 5.0, 4.0)
+    after = interaction.correct(drawing, clicks(first, place, labels=[1, 0]), around(place), includes=False)
+    assert (after.canvas.level < drawing.canvas.level) == is_smaller
+
+
 @pytest.mark.parametrize("includes", [True, False])
 def test_a_stroke_longer_than_a_tile_is_answered_along_all_of_it(includes: bool) -> None:
     interaction, engine = make((40.0, 37.0, 30.0), (22.0, 3.0, 3.0), coarsen_beyond=9.0, refine_below=0.0)
