@@ -115,12 +115,11 @@ class Canvas:
             place: (3,) level voxel position.
             reach: level voxels at which the change has fallen to e^-1.
         """
-        new, old = self.logits, torch.full_like(self.logits, torch.nan)
-        old[box_slices(before.low - self.low, before.high - self.low)] = before.logits
+        new, old = self.logits, torch.full_like(self.logits, UNDRAWN_LOGIT)
+        old[box_slices(before.low - self.low, before.high - self.low)] = before.logits.nan_to_num(UNDRAWN_LOGIT)
         weight = torch.exp(-_squared_distance(new, place - self.low) / reach**2)
-        faded = old.nan_to_num(UNDRAWN_LOGIT) + weight * (new - old.nan_to_num(UNDRAWN_LOGIT))
-        is_let_be = new.isnan() | (old.isnan() & (new <= 0))
-        return Canvas(self.lattice, self.level, self.low, torch.where(is_let_be, new, faded))
+        is_let_be = new.isnan() | ((old == UNDRAWN_LOGIT) & (new <= 0))
+        return Canvas(self.lattice, self.level, self.low, torch.where(is_let_be, new, old + weight * (new - old)))
 
     def distance_to(self, place: np.ndarray, inside: bool) -> float:
         """Level voxels from a position (3,) to the nearest voxel in the mask, or outside it; infinite without one."""

@@ -179,7 +179,7 @@ class Interaction(Drawer):
         if not includes:
             return drawn
         extended = self.extend(drawn, prompts, set(tiles), None, keeps_drawn=True, mask_weight=weight)
-        if not np.isfinite(reach):
+        if not np.isfinite(reach) or extended.canvas is pasted:
             return extended
         return replace(extended, canvas=extended.canvas.local(pasted, place, reach))
 

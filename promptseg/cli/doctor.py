@@ -41,9 +41,9 @@ def run(config: DoctorConfig) -> int:
     for extra, names in EXTRAS.items():
         found = {name: _version(name) for name in names}
         absent = [name for name, version in found.items() if version is None]
-        said = [f"{n} {v}" for n, v in found.items() if v]
-        advice = [f"missing {', '.join(absent)}: pip install 'promptseg[{extra}]'"] if absent else []
-        _line(f"[{extra}]", "; ".join([", ".join(said)] * bool(said) + advice))
+        there = ", ".join(f"{n} {v}" for n, v in found.items() if v)
+        advice = f"missing {', '.join(absent)}: pip install 'promptseg[{extra}]'" if absent else ""
+        _line(f"[{extra}]", "; ".join(filter(None, (there, advice))))
     if missing:
         _line("problem", f"{', '.join(missing)} missing: install promptseg again")
         return 1

@@ -1,4 +1,5 @@
-"""Where the simulated user of the benchmark clicks next: a function of truth and prediction alone.
+"""Where the simulated user of the benchmark clicks next: a function of truth and prediction, and of a random generator
+for a user who is not exact.
 
 The error is where the two differ, missing and superfluous voxels together. Its largest 26-connected component is taken
 and the point of it that lies deepest is clicked: to include it where the truth has the object, else to exclude it. A
@@ -78,7 +79,8 @@ def next_click(
     deepest = float(depth.max())
     candidates = np.argwhere(depth >= deepest * (least_depth - 1e-5))
     if least_depth < 1:
-        assert generator is not None
+        if generator is None:
+            raise ValueError(f"least_depth={least_depth}: a click that is not exact needs a generator")
         chosen = candidates[int(generator.integers(len(candidates)))]
     else:
         offsets_mm = (candidates - candidates.mean(axis=0)) * spacing

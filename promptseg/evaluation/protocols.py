@@ -76,10 +76,6 @@ class Protocol:
         """Whether structures that are absent are asked for, too."""
         return self.speaks and not self.opens_with_click
 
-    def gives_clicks(self, num_corrections: int | None) -> bool:
-        """Whether there are clicks among its prompts, with another number of corrections (None for its own)."""
-        return "points" in self.kinds or (self.name in ("box", "text") and bool(num_corrections))
-
     @property
     def first_step(self) -> int:
         """Number of the first step."""
@@ -121,15 +117,9 @@ def choose_protocol(name: str, num_corrections: int | None = None, click_depth: 
         raise ValueError(f"--protocol {name}: expected one of {', '.join(PROTOCOLS)}")
     if not 0 < click_depth <= 1:
         raise ValueError(f"--click-depth {click_depth}: expected a share above 0 and up to 1")
-    protocol = replace(PROTOCOLS[name], click_depth=click_depth)
-    if click_depth < 1 and (name == "cvpr25" or not protocol.gives_clicks(num_corrections)):
-        known = ", ".join(n for n, p in PROTOCOLS.items() if n != "cvpr25" and p.gives_clicks(None))
-        raise ValueError(
-            f"--click-depth {click_depth}: protocol {name} has exact clicks by definition, or none; it goes with "
-            f"{known}, and with box and text where --clicks is given"
-        )
+    protocol = PROTOCOLS[name]
     if num_corrections is None:
-        return protocol
+        num_corrections = protocol.num_corrections
     if num_corrections < (1 if protocol.opens_with_click else 0):
         raise ValueError(f"--clicks {num_corrections}: expected 1 or more for protocol {name}")
     if name == "cvpr25" and num_corrections != 5:
@@ -137,7 +127,13 @@ def choose_protocol(name: str, num_corrections: int | None = None, click_depth: 
     if name == "auto" and num_corrections:
         raise ValueError(f"--clicks {num_corrections}: protocol auto has none; use --protocol text")
     kinds = protocol.kinds | {"points"} if num_corrections and name in ("box", "text") else protocol.kinds
-    return replace(protocol, num_corrections=num_corrections, kinds=kinds)
+    if click_depth < 1 and (name == "cvpr25" or "points" not in kinds):
+        known = ", ".join(n for n, p in PROTOCOLS.items() if n != "cvpr25" and "points" in p.kinds)
+        raise ValueError(
+            f"--click-depth {click_depth}: protocol {name} has exact clicks by definition, or none; it goes with "
+            f"{known}, and with box and text where --clicks is given"
+        )
+    return replace(protocol, num_corrections=num_corrections, kinds=kinds, click_depth=click_depth)
 
 
 @dataclass(frozen=True)
