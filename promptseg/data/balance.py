@@ -35,12 +35,13 @@ class BalancedObjects:
     Attributes:
         keys: what can be drawn.
         shares: (len(keys),) probabilities.
-        holders: for each key the volumes that hold such an object.
+        holders: for each key the numbers, in its group, of the volumes that hold such an object; not the volumes, of
+            which a store keeps few open.
     """
 
     keys: list[ObjectKey]
     shares: np.ndarray
-    holders: list[list[TrainingVolume]]
+    holders: list[np.ndarray]
     cumulative: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -63,16 +64,16 @@ class BalancedObjects:
         """
         if not temperature >= 1:
             raise ValueError(f"temperature={temperature}: expected 1 (as many as there are) or more (more even)")
-        holders: dict[str, dict[str, dict[int | None, list[TrainingVolume]]]] = defaultdict(lambda: defaultdict(dict))
+        holders: dict[str, dict[str, dict[int | None, list[int]]]] = defaultdict(lambda: defaultdict(dict))
         cases: dict[tuple[str, str], int] = defaultdict(int)
         for group, volumes in groups.items():
-            for volume in volumes:
+            for number, volume in enumerate(volumes):
                 cases[volume.modality, group] += 1
                 for value in volume.objects or (None,):
-                    holders[volume.modality][group].setdefault(value, []).append(volume)
+                    holders[volume.modality][group].setdefault(value, []).append(number)
         sizes = {(m, g): weights[g] * n for (m, g), n in cases.items()}
         of_modality = temper({m: sum(sizes[m, g] for g in by_group) for m, by_group in holders.items()}, temperature)
-        keys, shares, volumes_of = [], [], []
+        keys, shares, numbers = [], [], []
         for modality, by_group in holders.items():
             of_group = temper({g: sizes[modality, g] for g in by_group}, temperature)
             for group, by_label in by_group.items():
@@ -80,11 +81,14 @@ class BalancedObjects:
                 for value, found in by_label.items():
                     keys.append((modality, group, value))
                     shares.append(of_modality[modality] * of_group[group] * of_label[value])
-                    volumes_of.append(found)
-        return cls(keys, np.array(shares), volumes_of)
+                    numbers.append(np.array(found))
+        return cls(keys, np.array(shares), numbers)
 
-    def draw(self, rng: np.random.Generator) -> tuple[TrainingVolume, int | None]:
-        """An object: a key by its share, then one of its volumes evenly."""
-        number = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.keys) - 1)
-        found = self.holders[number]
-        return found[int(rng.integers(len(found)))], self.keys[number][2]
+    def draw_key(self, rng: np.random.Generator) -> int:
+        """The place of a key, by its share."""
+        return min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.keys) - 1)
+
+    def draw_holder(self, place: int, rng: np.random.Generator) -> tuple[str, int, int | None]:
+        """Group, number of a volume of it, drawn evenly of those that hold a key's object, and the label value."""
+        found, (_, group, value) = self.holders[place], self.keys[place]
+        return group, int(found[int(rng.integers(len(found)))]), value

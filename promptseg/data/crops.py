@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from .sampler import SamplerConfig
     from .structures import Structure
 
-TISSUE = 1000
-"""Label values from here on are tissue to paint, never an object: what is ignored, or has no term in the catalog."""
+TISSUE = 2**16
+"""Label values from here on are tissue to paint, never an object: what has no term in the catalog, or is ignored."""
+IGNORED = TISSUE + 2**14
+"""Label values from here on are voxels of which nobody says what they are: neither object nor background."""
 
 
 @dataclass(frozen=True)

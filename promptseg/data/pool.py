@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,15 @@ MAX_KEPT = 1024
 """Volumes for which it is kept what their labels rule out, so that memory does not grow with the pool."""
 MIN_VOLUMES_THAT_SHOW = 2
 """Volumes that must label a structure for others to teach that they do not show it."""
+
+
+@runtime_checkable
+class KnowsLabelled(Protocol):
+    """Volumes that know which of them are images with labels, without opening each."""
+
+    def labelled_images(self) -> Sequence[TrainingVolume]:
+        """Those that are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,21 +51,41 @@ class TrainingPool:
             temperature: 0 for a group by its weight, then a case evenly, then a label evenly; 1 or more for
                 :class:`~promptseg.data.balance.BalancedObjects`.
         """
+        return self.draw_from(self.draw_source(rng, temperature), rng, temperature)
+
+    def draw_source(self, rng: np.random.Generator, temperature: float = 0.0) -> int:
+        """What is drawn first: the place of a group, or with a temperature of a label of one. Arguments as above."""
         if temperature:
-            return self._balanced(temperature).draw(rng)
-        names = list(self.groups)
-        group = self.groups[names[int(rng.choice(len(names), p=[self.weights[n] for n in names]))]]
-        volume = group[int(rng.integers(len(group)))]
+            return self._balanced(temperature).draw_key(rng)
+        return int(rng.choice(len(self.groups), p=[self.weights[name] for name in self.groups]))
+
+    def draw_from(
+        self, source: int, rng: np.random.Generator, temperature: float = 0.0
+    ) -> tuple[TrainingVolume, int | None]:
+        """A volume and one of its labels, of a drawn source: what cannot be used is drawn again there, so that the
+        sources keep their shares."""
+        if temperature:
+            group, number, value = self._balanced(temperature).draw_holder(source, rng)
+            return self.groups[group][number], value
+        volumes = self.groups[list(self.groups)[source]]
+        volume = volumes[int(rng.integers(len(volumes)))]
         values = list(volume.objects)
         return volume, values[int(rng.integers(len(values)))] if values else None
 
     def labelled_images(self) -> TrainingPool:
-        """The groups of images with labels of their own, by their first volumes, with the same weights to each other.
+        """The images with labels of their own; the groups that have some keep their weights to each other.
 
         Raises:
             ValueError: if there is none.
         """
-        groups = {name: g for name, g in self.groups.items() if len(g) and g[0].levels and g[0].objects}
+        groups: dict[str, Sequence[TrainingVolume]] = {}
+        for name, volumes in self.groups.items():
+            if isinstance(volumes, KnowsLabelled):
+                found = volumes.labelled_images()
+            else:
+                found = [volume for volume in volumes if volume.levels and volume.objects]
+            if len(found):
+                groups[name] = found
         if not groups:
             raise ValueError(
                 f"no image with labels among {', '.join(self.groups)}: set real_from to 0 for paintings alone"

@@ -68,7 +68,8 @@ class SampleStream(Dataset[dict[str, Tensor]]):
 
         Returns:
             image (B, 1, D, H, W), targets (B, P, D, H, W), spacing_mm (B, 3), and the tensors of :class:`Words`
-            (B, P, ...); raw ones also labels and kind.
+            (B, P, ...); is_known (B, D, H, W) where the labels do not tell of some voxels what they are; raw ones also
+            labels and kind.
         """
         step, micro = divmod(number, self.accumulation)
         crop_size, batch_size = self.crops_at(step)
@@ -85,7 +86,10 @@ class SampleStream(Dataset[dict[str, Tensor]]):
                 samples.append({k: v[0] for k, v in alone.items()})
             else:
                 samples.append(_divided(raw, (self.seed, step, index), config))
-        return {k: torch.stack([s[k] for s in samples]) for k in samples[0]}
+        batch = {k: torch.stack([s[k] for s in samples]) for k in samples[0]}
+        if bool(batch["is_known"].all()):
+            del batch["is_known"]
+        return batch
 
 
 def _divided(raw: RawSample, key: tuple[int, int, int], config: SamplerConfig) -> dict[str, Tensor]:

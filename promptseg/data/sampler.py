@@ -13,12 +13,15 @@ from torch import Tensor
 from ..preprocessing import PreprocessingConfig
 from .batch_synthesis import IMAGE_ONLY, PAINTED, REAL, SYNTHETIC, UNLABELLED, finish_batch
 from .counted_labels import CountedLabels
-from .crops import TISSUE, CropGeometry, TrainingVolume, crop_image, crop_labels, draw_geometry
+from .crops import IGNORED, TISSUE, CropGeometry, TrainingVolume, crop_image, crop_labels, draw_geometry
 from .pool import TrainingPool
 from .randomness import Randomness
 from .structures import Structure
 from .synthesis import FIRST_BACKGROUND
 from .text_targets import Words, choose_named_targets, draw_names
+
+MAX_TRIES = 32
+"""Crops without an object that is large enough after which another source is drawn: of some, none may have one."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,14 @@ class Sample:
         targets: (P, D, H, W) bool.
         spacing_mm: (3,) float32.
         source: data set it came from.
+        is_known: (D, H, W) bool: voxels of which the labels say what they are.
     """
 
     image: Tensor
     targets: Tensor
     spacing_mm: Tensor
     source: str
+    is_known: Tensor
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class RawSample:
         source: data set it came from.
         words: names of the P objects; None where they have none.
         names: see :func:`~promptseg.data.text_targets.draw_names`; empty where the word head is not asked.
+        is_known: (D, H, W) bool: voxels of which the labels say what they are; None for all.
     """
 
     image: Tensor
@@ -120,6 +126,7 @@ class RawSample:
     source: str
     words: Words | None = None
     names: dict[str, Tensor] = field(default_factory=dict)
+    is_known: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """What :func:`finish_batch` takes, for a batch of one without its first axis."""
@@ -128,6 +135,7 @@ class RawSample:
         return {
             **{n: getattr(self, n) for n in names},
             "kind": torch.tensor(self.kind),
+            "is_known": torch.ones_like(self.labels, dtype=torch.bool) if self.is_known is None else self.is_known,
             **words.tensors(),
             **self.names,
         }
@@ -167,18 +175,20 @@ def draw_raw(
     """
     randomness = Randomness((seed, step, index, 0))
     rng = randomness.host
+    if not images_only and rng.random() < config.synthetic_share:
+        return _blank(rng, config)
     while True:
-        if not images_only and rng.random() < config.synthetic_share:
-            return _blank(rng, config)
-        volume, value = pool.draw(rng, config.temperature)
-        if images_only:
-            sample = _draw_image(volume, randomness, config, IMAGE_ONLY)
-        elif value is None or (volume.levels and rng.random() < config.supervoxel_share):
-            sample = _draw_image(volume, randomness, config, UNLABELLED)
-        else:
-            sample = _draw_labelled(pool, volume, value, randomness, config)
-        if sample is not None:
-            return sample
+        source = pool.draw_source(rng, config.temperature)
+        for _ in range(MAX_TRIES):
+            volume, value = pool.draw_from(source, rng, config.temperature)
+            if images_only:
+                sample = _draw_image(volume, randomness, config, IMAGE_ONLY)
+            elif value is None or (volume.levels and rng.random() < config.supervoxel_share):
+                sample = _draw_image(volume, randomness, config, UNLABELLED)
+            else:
+                sample = _draw_labelled(pool, volume, value, randomness, config)
+            if sample is not None:
+                return sample
 
 
 def draw_sample(
@@ -191,7 +201,8 @@ def draw_sample(
     """
     raw = draw_raw(pool, seed, step, index, config)
     finished = finish_alone(raw, (seed, step, index), config, preprocessing)
-    return Sample(finished["image"][0], finished["targets"][0], finished["spacing_mm"][0], raw.source)
+    image, targets, spacing_mm, is_known = (finished[n][0] for n in ("image", "targets", "spacing_mm", "is_known"))
+    return Sample(image, targets, spacing_mm, raw.source, is_known)
 
 
 def finish_alone(
@@ -277,6 +288,7 @@ def _draw_labelled(
         f"{volume.dataset} (painted)" if is_painted else volume.dataset,
         words,
         _draw_names(labels, structures, geometry.is_mirrored, rng, config, elsewhere, strangers),
+        None if is_painted else torch.from_numpy(values < IGNORED),  # a painting shows where each object ends
     )
 
 

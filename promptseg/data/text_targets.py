@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..models.word_head import WORD_STRIDE
 from ..text import load_bank
 from .counted_labels import CountedLabels
+from .crops import IGNORED
 from .structures import Structure
 
 UNKNOWN = -1.0
@@ -66,11 +67,18 @@ class Words:
 def _shown_and_hidden(
     labels: CountedLabels, structures: Sequence[Structure], min_voxels: int
 ) -> tuple[list[Structure], list[Structure]]:
-    """Structures of which a crop shows at least ``min_voxels``, and those of which it certainly shows nothing."""
+    """Structures of which a crop shows at least ``min_voxels``, and those of which it certainly shows nothing: none
+    where it has voxels that may be anything."""
+    tells_all = not _is_ignored(labels).any()
     voxels = dict(zip(labels.values.tolist(), labels.voxels.tolist(), strict=True))
     sizes = [sum(voxels.get(v, 0) for v in s.values) for s in structures]
     pairs = list(zip(structures, sizes, strict=True))
-    return [s for s, n in pairs if n >= min_voxels], [s for s, n in pairs if n == 0 and s.is_exhaustive]
+    return [s for s, n in pairs if n >= min_voxels], [s for s, n in pairs if n == 0 and s.is_exhaustive and tells_all]
+
+
+def _is_ignored(labels: CountedLabels) -> np.ndarray:
+    """(V,) bool: which values nobody says what they are of."""
+    return labels.values >= IGNORED
 
 
 def cell_share(masks: Tensor) -> Tensor:
@@ -193,6 +201,9 @@ def _draw_asked(
     chosen += [hidden[i] for i in rng.permutation(len(hidden))[: room - len(chosen)]]
     chosen += others
     shares = _of_densest(_shares(labels, cells, [structure.values for structure in chosen]))
+    if (is_ignored := _is_ignored(labels)).any():
+        is_strange = torch.tensor([s in others for s in chosen], dtype=torch.bool)[:, None, None, None]
+        shares = torch.where((cells[..., is_ignored] > 0).any(dim=-1) & ~is_strange, UNKNOWN, shares)
     unknown = [torch.where(is_ruled_out, 0.0, UNKNOWN) for _, is_ruled_out in excluded]
     return chosen + [structure for structure, _ in excluded], torch.cat([shares, *(u[None] for u in unknown)])
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,21 +20,15 @@ import numpy as np
 
 from ..preprocessing import IntensityMapping, PreprocessingConfig
 from .catalog import Case, Catalog
-from .crops import TISSUE, PyramidLevel, TrainingVolume, build_pyramid
+from .crops import PyramidLevel, TrainingVolume, build_pyramid
 from .label_maps import read_labels
+from .label_plan import MIN_VOXELS, LabelPlan, wild_values
 from .pool import TrainingPool
 from .reading import grid_difference, read_grid
 from .store_case import LABEL_COLUMNS, StoreConfig, index_labels
 from .store_reader import Store, StoreCase
 from .store_views import CaseArray, StoredImage, StoredLabels, renumber
 from .structures import Structure, structures_of
-
-MIN_VOXELS = 8
-"""Smaller labels of a case are not drawn as objects."""
-MAX_LABEL_VOXELS = 1.2e7
-"""A label map without an image is thinned until it has no more voxels than this."""
-MARGIN = 16
-"""Voxels that such a map keeps around its labels."""
 
 
 class StoreVolumes(Sequence[TrainingVolume]):
@@ -74,6 +68,14 @@ class StoreVolumes(Sequence[TrainingVolume]):
                 self._open.popitem(last=False)
         self._open[number] = volume
         return volume
+
+    def labelled_images(self) -> StoreVolumes:
+        """Those with an image and an object to draw, as the store's index tells."""
+        return StoreVolumes(
+            [case for case in self.cases if case.has_image and case.has_label and len(_object_rows(case))],
+            self.preprocessing,
+            self.max_open,
+        )
 
 
 def open_pool(
@@ -154,19 +156,29 @@ def open_volume(case: StoreCase, preprocessing: PreprocessingConfig) -> Training
     if case.has_label:
         info = case.dataset_info
         names = {int(value): name for value, name in info["terms"].items()}
-        wild = wild_values(
-            case.record["labels"][:, 0].tolist(),
-            names,
-            info["ignore"],
-            case.instances or info["unnamed_values"] != "expected",
-        )
+        wild = _wild_values_of(case)
         foreground = case.source.table(case.record, "foreground")
-        plan = LabelPlan.make(case.record["labels"], foreground, case.shape, case.spacing_mm, case.has_image, wild)
+        plan = LabelPlan.make(
+            case.record["labels"], foreground, case.shape, case.spacing_mm, case.has_image, wild, info["ignore"]
+        )
         labels = StoredLabels(CaseArray(case, "label"), plan.low, plan.step, plan.shape, plan.renumbering)
         unions = tuple(info["unions"].items())
         structures = structures_of(names, unions, case.absent, case.annotated, case.complete)
         return _volume(case, tuple(levels), labels, case.spacing_mm, plan, names, structures)
     return _volume(case, tuple(levels), None, case.spacing_mm, None, {})
+
+
+def _wild_values_of(case: StoreCase) -> tuple[int, ...]:
+    info = case.dataset_info
+    names = {int(value): name for value, name in info["terms"].items()}
+    is_object = case.instances or info["unnamed_values"] != "expected"
+    return wild_values(case.record["labels"][:, 0].tolist(), names, info["ignore"], is_object)
+
+
+def _object_rows(case: StoreCase) -> np.ndarray:
+    """The rows of a case's labels, see LABEL_COLUMNS, that are objects."""
+    rows = case.record["labels"]
+    return rows[(rows[:, 1] >= MIN_VOXELS) & ~np.isin(rows[:, 0], list(_wild_values_of(case)))]
 
 
 def load_volume(catalog: Catalog, case: Case, preprocessing: PreprocessingConfig) -> TrainingVolume:
@@ -188,85 +200,11 @@ def load_volume(catalog: Catalog, case: Case, preprocessing: PreprocessingConfig
     rows = np.array(entries, dtype=np.int64).reshape(-1, len(LABEL_COLUMNS))
     is_object = case.instances or catalog.unnamed_values != "expected"
     wild = wild_values(rows[:, 0].tolist(), catalog.names, catalog.ignore, is_object)
-    plan = LabelPlan.make(rows, foreground, array.shape, spacing_mm, image is not None, wild)
+    plan = LabelPlan.make(rows, foreground, array.shape, spacing_mm, image is not None, wild, catalog.ignore)
     thinned = array[plan.slices]
     structures = structures_of(catalog.names, catalog.unions, case.absent, case.annotated, case.complete)
     renumbered = renumber(np.ascontiguousarray(thinned), plan.renumbering)
     return _volume(case, levels, renumbered, spacing_mm, plan, catalog.names, structures)
-
-
-def wild_values(
-    values: Sequence[int], names: Mapping[int, str], ignore: Sequence[int], unnamed_are_objects: bool
-) -> tuple[int, ...]:
-    """Label values of a case that are no object: the ignored ones, and tissue that is only there to be painted."""
-    return tuple(v for v in values if v in ignore or not (unnamed_are_objects or v in names))
-
-
-@dataclass(frozen=True)
-class LabelPlan:
-    """How a case's label map becomes the sampler's.
-
-    Attributes:
-        rows: (L, 10) its objects, see LABEL_COLUMNS; values as in the case.
-        foreground: (V, 3) sampled voxels, of the sampler's map.
-        low: first voxel of the case that the sampler's map has.
-        step: voxels of the case from one voxel of the sampler's map to the next.
-        shape: of the sampler's map.
-        renumbering: (value in the case, value for the sampler) pairs; others stay.
-    """
-
-    rows: np.ndarray
-    foreground: np.ndarray
-    low: tuple[int, ...]
-    step: tuple[int, ...]
-    shape: tuple[int, ...]
-    renumbering: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def make(
-        cls,
-        rows: np.ndarray,
-        foreground: np.ndarray,
-        shape: Sequence[int],
-        spacing_mm: np.ndarray,
-        has_image: bool,
-        wild: Sequence[int],
-    ) -> LabelPlan:
-        """Plans it: all of a map beside an image; of a map alone the part with labels, thinned while it is very large.
-
-        Args:
-            rows: (L, 10) of all values.
-            foreground: (V, 3) their sampled voxels.
-            shape: of the case.
-            spacing_mm: (3,) of the case.
-            has_image: whether it has one.
-            wild: values that are no object.
-        """
-        low, high, step = np.zeros(3, int), np.array(shape), np.ones(3, int)
-        if not has_image and len(rows):
-            low = np.maximum(rows[:, 2:5].min(0) - MARGIN, 0)
-            high = np.minimum(rows[:, 5:8].max(0) + MARGIN, high)
-            while np.prod(-(-(high - low) // step)) > MAX_LABEL_VOXELS:
-                spacing = spacing_mm * step
-                step = step * np.where(spacing <= 1.5 * spacing.min(), 2, 1)
-        values = rows[:, 0].tolist()
-        unused = (value for value in range(1, TISSUE) if value not in values)
-        renumbering = [(value, TISSUE + number) for number, value in enumerate(wild)]
-        renumbering += [(v, next(unused)) for v in values if v not in wild and not 0 < v < TISSUE]
-        is_object = (rows[:, 1] >= MIN_VOXELS) & ~np.isin(rows[:, 0], list(wild))
-        return cls(
-            rows=rows[is_object],
-            foreground=(foreground - low) // step,
-            low=tuple(low.tolist()),
-            step=tuple(step.tolist()),
-            shape=tuple((-(-(high - low) // step)).tolist()),
-            renumbering=tuple(renumbering),
-        )
-
-    @property
-    def slices(self) -> tuple[slice, ...]:
-        """The voxels of the case that the sampler's map has."""
-        return tuple(slice(a, a + n * s, s) for a, n, s in zip(self.low, self.shape, self.step, strict=True))
 
 
 def _volume(

@@ -17,7 +17,7 @@ from ..data.stroke_simulator import draw_strokes
 from ..data.text_targets import Words
 from ..models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
 from ..models.prompt_encoder import ABSENT
-from .losses import dice_score, iou, score_masks
+from .losses import UNKNOWN_LOGIT, dice_score, iou, score_masks
 
 PRESENCE_WEIGHT, TEXT_PRESENCE_WEIGHT = 0.1, 0.5
 """Weights of the presence loss, for objects without and with a name."""
@@ -31,6 +31,7 @@ class EpisodeState:
 
     Attributes:
         target: (N, D, H, W) bool.
+        is_known: (N, D, H, W) bool: voxels that are object or background; None for all.
         points: (N, n, 3) float.
         labels: (N, n) int64, -1 for points that pad.
         boxes: (N, 1, 6) float or None, with ``box_is_present`` (N, 1).
@@ -52,6 +53,7 @@ class EpisodeState:
     ambiguous: bool = True
     is_ambiguous: Tensor | None = None
     words: Words | None = None
+    is_known: Tensor | None = None
 
     def add_points(self, points: Tensor, labels: Tensor) -> None:
         """Adds (N, k, 3) points and their (N, k) labels."""
@@ -200,6 +202,8 @@ def correct_episode(
     """Adds one correction to each object where ``logits`` (N, D, H, W) are wrong, and hands the mask back."""
     randomness = None if source is None else Randomness.of(source, logits.device)
     predicted = logits > 0
+    if state.is_known is not None:
+        predicted = predicted & state.is_known  # no user corrects what nobody knows
     points, labels = correct(state.target, predicted, randomness, config.deepest_share)
     if randomness is None:
         state.add_points(points[:, None], labels[:, None])
@@ -226,6 +230,7 @@ def round_loss(
     ambiguous: bool | Tensor,
     words: Words | None = None,
     score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = score_masks,
+    is_known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss of one round, and the index of each object's best candidate.
 
@@ -236,11 +241,12 @@ def round_loss(
             and the single mask a little. Without candidates (M = 1) it is not looked at.
         words: names of the objects; whether something is there at all is a question mostly for those.
         score: :func:`~promptseg.training.losses.score_masks`, or the same compiled.
+        is_known: (N, D, H, W) bool: voxels that count; None for all.
 
     Returns:
         scalar loss and (N,) int64.
     """
-    logits = rearrange(output.mask_logits, "b p m d h w -> (b p) m d h w")
+    logits = _leave_out_unknown(rearrange(output.mask_logits, "b p m d h w -> (b p) m d h w"), is_known)
     losses, actual = score(logits, target)  # (N, M)
     best = actual.argmax(dim=1)
     quality = rearrange(output.iou_logits, "b p m -> (b p) m").float()
@@ -261,6 +267,11 @@ def round_loss(
     return loss + F.binary_cross_entropy_with_logits(presence, present, weight), best
 
 
+def _leave_out_unknown(logits: Tensor, is_known: Tensor | None) -> Tensor:
+    """Logits (N, M, D, H, W) that are surely right, and have no gradient, where nobody knows what is there."""
+    return logits if is_known is None else logits.masked_fill(~is_known[:, None], UNKNOWN_LOGIT)
+
+
 def run_episode(
     model: PromptableModel,
     embedding: ImageEmbedding,
@@ -271,6 +282,7 @@ def run_episode(
     words: Words | None = None,
     scored_rounds: int = 0,
     score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = score_masks,
+    is_known: Tensor | None = None,
 ) -> EpisodeResult:
     """Plays one episode on encoded tiles.
 
@@ -284,10 +296,12 @@ def run_episode(
         words: names of the B * P objects; None where none has one.
         scored_rounds: rounds with a loss, the last ones; those before are played without gradients. 0 for all.
         score: see :func:`round_loss`.
+        is_known: (B, D, H, W) bool: voxels that are object or background; None for all.
     """
-    num_tiles = targets.shape[0]
+    num_tiles, num_objects = targets.shape[:2]
     first_scored = max(0, num_rounds - scored_rounds) if scored_rounds else 0
     state = open_episode(rearrange(targets, "b p d h w -> (b p) d h w"), randomness, config, words)
+    state.is_known = None if is_known is None else is_known.repeat_interleave(num_objects, dim=0)
     rows = torch.arange(len(state.target), device=targets.device)
     losses: list[Tensor] = []
     scores: list[Tensor] = []
@@ -300,11 +314,12 @@ def run_episode(
         if state.is_ambiguous is not None:
             is_ambiguous = state.is_ambiguous
         flat = rearrange(output.mask_logits.detach(), "b p m d h w -> (b p) m d h w")
+        counted = _leave_out_unknown(flat, state.is_known)
         if is_scored:
-            loss, best = round_loss(output, state.target, is_ambiguous, words, score)
+            loss, best = round_loss(output, state.target, is_ambiguous, words, score, state.is_known)
             losses.append(loss)
         else:
-            best = iou(flat > 0, state.target[:, None].expand_as(flat)).argmax(dim=1)
+            best = iou(counted > 0, state.target[:, None].expand_as(flat)).argmax(dim=1)
             best = torch.where(is_ambiguous, best, 0)
         trusted = rearrange(output.iou_scores.detach(), "b p m -> (b p) m").argmax(dim=1)
         trusted = torch.where(is_ambiguous, trusted, 0)
@@ -317,7 +332,7 @@ def run_episode(
             is_astray = is_ambiguous & (randomness.uniform(len(rows)) < config.astray_share)
             best = torch.where(is_astray, (randomness.uniform(len(rows)) * flat.shape[1]).long(), best)
         logits = flat[rows, best].float()
-        scores.append(dice_score(logits > 0, state.target).mean())
+        scores.append(dice_score(counted[rows, best] > 0, state.target).mean())
         if randomness is None:
             handed.append(logits)
         if number + 1 < num_rounds:

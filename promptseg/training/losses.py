@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+UNKNOWN_LOGIT = -1e4
+"""Given to voxels of which nobody knows what they are, with a target of 0: right there, and without a gradient."""
+
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Soft Dice loss per mask: logits and target (..., D, H, W) -> (...)."""

@@ -16,7 +16,7 @@ from ..models import ImageEmbedding, PromptableModel, PromptBatch
 from ..models.prompt_encoder import ABSENT
 from ..models.word_head import WordHint
 from .episode import EpisodeResult, run_episode
-from .losses import dice_loss, score_masks
+from .losses import UNKNOWN_LOGIT, dice_loss, score_masks
 
 if TYPE_CHECKING:
     from .config import PretrainConfig
@@ -60,8 +60,9 @@ class PromptedTraining(nn.Module):
         """Plays one episode, a pure function of (seed, step, index) and the weights.
 
         Args:
-            batch: ``image`` (B, 1, D, H, W), ``targets`` (B, P, D, H, W) bool, ``spacing_mm`` (B, 3); where there are
-                any, names of the objects, see :class:`~promptseg.data.text_targets.Words`.
+            batch: ``image`` (B, 1, D, H, W), ``targets`` (B, P, D, H, W) bool, ``spacing_mm`` (B, 3); ``is_known``
+                (B, D, H, W) bool where voxels are neither object nor background; where there are any, names of the
+                objects, see :class:`~promptseg.data.text_targets.Words`.
             step: of the optimiser; it alone decides the number of rounds, so that processes keep pace.
             index: of this batch within the step, over all processes and micro-steps.
             clicks: for validation: so many clicks, each at the deepest point of the error, without losses.
@@ -72,7 +73,8 @@ class PromptedTraining(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_encoder):
             embedding = self.model.encode_image(batch["image"], batch["spacing_mm"])
         if clicks:
-            return run_episode(self.model, embedding, batch["targets"], clicks, None, self.config.prompts)
+            prompts, is_known = self.config.prompts, batch.get("is_known")
+            return run_episode(self.model, embedding, batch["targets"], clicks, None, prompts, is_known=is_known)
         rounds = 1 + int(
             np.random.default_rng((self.config.seed, step, 1)).choice(
                 len(self.config.round_probabilities), p=self.config.round_probabilities
@@ -90,6 +92,7 @@ class PromptedTraining(nn.Module):
             words,
             self.config.scored_rounds,
             self.score,
+            batch.get("is_known"),
         )
         loss, measured = result.loss + self._zero(), {f"dice{i + 1}": s for i, s in enumerate(result.dice)}
         if self.config.train_words and self.model.word_head is not None and "name_text" in batch:
@@ -166,10 +169,11 @@ def hint_loss(hint: WordHint, share: Tensor, is_asked: Tensor) -> Tensor:
     is_there = share.flatten(2).amax(dim=2) > 0
     cells = F.binary_cross_entropy_with_logits(logits, share, reduction="none") * (1 + 4 * share) * is_known
     cells = cells.flatten(2).sum(dim=2) / is_known.flatten(2).sum(dim=2).clamp(min=1)
+    logits = logits.masked_fill(is_known == 0, UNKNOWN_LOGIT)
     shape = dice_loss(logits, share) * is_there
     where = share.flatten(2) / share.flatten(2).sum(dim=2, keepdim=True).clamp(min=1)
     place = -(where * logits.flatten(2).log_softmax(dim=2)).sum(dim=2)  # of one cell among hundreds, as a classifier
     presence = F.binary_cross_entropy_with_logits(hint.presence_logits.float(), is_there.float(), reduction="none")
-    presence = presence * is_known.flatten(2).amin(dim=2)
+    presence = presence * torch.maximum(is_known.flatten(2).amin(dim=2), is_there.float())
     each = cells + 0.5 * shape + PLACE_WEIGHT * place + 0.5 * presence
     return (each * is_asked).sum() / is_asked.sum().clamp(min=1)

@@ -84,14 +84,14 @@ class Validator:
         for turn in range(-(-len(self.samples) // world)):  # the same number of forwards on every process
             number = turn * world + rank
             sample = self.samples[min(number, len(self.samples) - 1)]
-            parts = {n: getattr(sample, n) for n in ("image", "targets", "spacing_mm")}
+            parts = {n: getattr(sample, n) for n in ("image", "targets", "spacing_mm", "is_known")}
             batch = {k: v[None].to(self.process.device) for k, v in parts.items()}
             result = wrapped(batch, 0, 0, clicks)
             if number >= len(self.samples):
                 continue
             sums[f"{sample.source}/count"] += 1
             for click, logits in enumerate(result.logits, start=1):
-                dice = dice_score(logits > 0, batch["targets"][0])
+                dice = dice_score((logits > 0) & batch["is_known"], batch["targets"][0])
                 sums[f"{sample.source}/{click}"] += float(dice.mean())
             if folder is not None and number < self.config.validation.pictures:
                 _draw(sample, result.logits[-1, 0], result.points[0], result.labels[0], folder / f"{number:02d}.png")

@@ -220,6 +220,27 @@ def test_the_images_with_labels_keep_their_weights_to_each_other():
         SampleStream(bare, 0, lambda step: (16, 1), CONFIG, PREPROCESSING, real_from=5)
 
 
+def test_a_data_set_whose_first_case_has_no_labels_keeps_the_others():
+    cases = [make_volume("tumours", "MR", values) for values in ((), (1,), (), (1,))]
+    labelled = TrainingPool({"tumours": cases}, {"tumours": 1.0}).labelled_images()
+    assert list(labelled.groups["tumours"]) == [cases[1], cases[3]]
+
+
+def test_samples_keep_the_proportions_where_many_crops_show_too_little():
+    """A crop that is drawn again is drawn of the same source."""
+    hard = make_volume("hard", "MR", (1,))
+    hard.labels[4:] = 0
+    hard.labels[:, 8:] = 0
+    groups = {"hard": [hard], "easy": [make_volume("easy", "MR", (1, 2, 3))]}
+    pool = TrainingPool(groups, {"hard": 0.5, "easy": 0.5})
+    config = dataclasses.replace(
+        CONFIG, min_object_voxels=60, synthetic_share=0.25, painted_share=0.0, supervoxel_share=0.0
+    )
+    found = Counter(draw_raw(pool, 0, 0, index, config).source for index in range(600))
+    expected = {"synthetic": 0.25, "hard": 0.375, "easy": 0.375}
+    _assert_within_chance({k: n / 600 for k, n in found.items()}, expected, 600)
+
+
 @pytest.mark.parametrize(("field", "value"), [("synthetic_share", 1.5), ("temperature", 0.5), ("objects_per_crop", 0)])
 def test_a_field_out_of_range_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):

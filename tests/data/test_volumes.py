@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ import pytest
 import torch
 
 from promptseg.data import Catalog, Store, StoreConfig, prepare
-from promptseg.data.crops import TrainingVolume, crop_image, crop_labels
+from promptseg.data.crops import IGNORED, TISSUE, TrainingVolume, crop_image, crop_labels
 from promptseg.data.pool import TrainingPool
 from promptseg.data.sampler import SamplerConfig, draw_geometry, draw_sample
 from promptseg.data.store_views import StoredImage, StoredLabels, renumber
-from promptseg.data.volumes import TISSUE, StoreVolumes, load_volume, open_pool, open_volume
+from promptseg.data.volumes import StoreVolumes, load_volume, open_pool, open_volume
 from promptseg.preprocessing import PreprocessingConfig
 
 from ..conftest import make_affine
@@ -132,18 +133,18 @@ def values_of(volume: TrainingVolume) -> set[int]:
 def test_what_is_no_object_is_never_drawn_but_still_tissue(data) -> None:
     _, store = data
     assert set(open_volume(store["organs/p0"], PREPROCESSING).objects) == {1, 2}
-    assert values_of(open_volume(store["organs/p0"], PREPROCESSING)) == {0, 1, 2, TISSUE}, "255 is ignored"
+    assert values_of(open_volume(store["organs/p0"], PREPROCESSING)) == {0, 1, 2, IGNORED}, "255 is ignored"
     assert values_of(open_volume(store["maps/m"], PREPROCESSING)) == {0, 1, 2, TISSUE}, "700 is only painted"
     assert len(open_volume(store["spine/s"], PREPROCESSING).objects) == 3, "instances need no term"
-    assert values_of(open_volume(store["spine/s"], PREPROCESSING)) == {0, 1, 2, 3}, "large values are renumbered"
+    assert values_of(open_volume(store["spine/s"], PREPROCESSING)) == {0, 1, 3, 1500}, "what is too large is renumbered"
 
 
 def test_a_map_without_an_image_is_cut_to_its_labels_and_thinned(data, monkeypatch: pytest.MonkeyPatch) -> None:
-    from promptseg.data import volumes
+    from promptseg.data import label_plan
 
     catalogs, store = data
     assert open_volume(store["maps/m"], PREPROCESSING).shape < store["maps/m"].shape
-    monkeypatch.setattr(volumes, "MAX_LABEL_VOXELS", 20_000)
+    monkeypatch.setattr(label_plan, "MAX_LABEL_VOXELS", 20_000)
     ours = open_volume(store["maps/m"], PREPROCESSING)
     theirs = load_volume(catalogs["maps"], catalogs["maps"].cases()[0], PREPROCESSING)
     assert np.prod(ours.shape) <= 20_000
@@ -229,3 +230,48 @@ def test_values_are_replaced_at_once() -> None:
     labels = np.array([1, 2, 3], np.uint8)
     assert renumber(labels, [(1, 2), (2, 1)]).tolist() == [2, 1, 3]
     assert renumber(labels, []) is labels
+
+
+def test_what_is_ignored_is_neither_object_nor_background_of_a_sample(data) -> None:
+    _, store = data
+    pool = open_pool(store, {"organs": 1.0}, PREPROCESSING)
+    config = SamplerConfig(
+        crop_size=16, synthetic_share=0.0, painted_share=0.0, supervoxel_share=0.0, min_object_voxels=4
+    )
+    samples = [draw_sample(pool, 0, 0, index, config, PREPROCESSING) for index in range(24)]
+    unknown = [sample for sample in samples if not sample.is_known.all()]
+    assert unknown and len(unknown) < len(samples)
+    assert not any((sample.targets & ~sample.is_known).any() for sample in unknown)
+    painted = replace(SAMPLER, painted_share=1.0, supervoxel_share=0.0, min_object_voxels=4)
+    painting = draw_sample(pool, 0, 0, 0, painted, PREPROCESSING)
+    assert painting.source == "organs (painted)" and painting.is_known.all()
+
+
+def test_instances_beyond_a_thousand_are_objects_like_others(tmp_path: Path) -> None:
+    labels = np.arange(1, 1729).reshape(12, 12, 12).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    save_nifti(tmp_path / "cells/images/c.nii.gz", labels.astype(np.float32))
+    save_nifti(tmp_path / "cells/labels/c.nii.gz", labels.astype(np.int16))
+    catalog = describe(tmp_path / "cells", "cells", instances=True, terms={})
+    volume = load_volume(catalog, catalog.cases()[0], PREPROCESSING)
+    assert len(volume.objects) == 1728
+    assert len(np.unique(volume.labels[tuple(volume.objects[1728][0])])) == 1
+    sample = draw_sample(TrainingPool({"cells": [volume]}, {"cells": 1.0}), 0, 0, 0, SAMPLER, PREPROCESSING)
+    assert sample.targets.any()
+
+
+def test_a_store_knows_its_images_with_labels_without_opening_them(tmp_path: Path) -> None:
+    """Also where the first case shows nothing."""
+    empty, full = "a", "b"
+    image, labels = phantom(0)
+    for name, values in ((empty, np.zeros_like(labels)), (full, labels)):
+        save_nifti(tmp_path / f"mixed/images/{name}.nii.gz", image + 3 * (name == full))
+        save_nifti(tmp_path / f"mixed/labels/{name}.nii.gz", values)
+    catalog = describe(tmp_path / "mixed", "mixed")
+    prepare([catalog], tmp_path / "store", config=CONFIG)
+    pool = open_pool(tmp_path / "store", {"mixed": 1.0}, PREPROCESSING)
+    assert len(pool.groups["mixed"]) == 2
+    for temperature in (0.0, 1.0):
+        labelled = pool.labelled_images()
+        assert [volume.case for volume in labelled.groups["mixed"]] == [full]
+        rng = np.random.default_rng(0)
+        assert all(labelled.draw(rng, temperature)[1] is not None for _ in range(20))

@@ -169,3 +169,24 @@ def test_what_is_not_there_gets_no_positive_click():
     state = open_episode(target, Randomness((1,)), CONFIG, _words([True] * 6))
     correct_episode(state, torch.where(balls(6), 1.0, -1.0), Randomness((2,)), CONFIG)
     assert not (state.labels == 1).any() and (state.labels == 0).any(dim=1).all()
+
+
+def test_what_nobody_knows_is_neither_corrected_nor_learnt_from():
+    target = balls(3)
+    is_known = torch.ones_like(target)
+    is_known[:, 24:] = False
+    logits = torch.where(target, 4.0, -4.0).requires_grad_()
+    astray = torch.where(is_known, logits, 9.0)  # all of it drawn
+    losses, gradients = [], []
+    for drawn in (logits, astray):
+        output = DecoderOutput(drawn[:, None, None], torch.zeros(3, 1, 1), torch.zeros(3, 1))
+        loss, _ = round_loss(output, target, False, is_known=is_known)
+        losses.append(loss.item())
+        gradients.append(torch.autograd.grad(loss, logits)[0])
+    assert losses[0] == losses[1] and torch.equal(*gradients)
+    assert not gradients[0][~is_known].any() and gradients[0][is_known].any()
+    state = open_episode(target, None, CONFIG)
+    state.is_known = is_known
+    before = state.points.shape[1]
+    correct_episode(state, astray.detach(), None, CONFIG)
+    assert (state.labels[:, before:] < 0).all(), "there is no error but where nobody knows"

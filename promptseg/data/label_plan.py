@@ -1,0 +1,96 @@
+"""How the label map of a case becomes the sampler's: which values are objects, which tissue, and which nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .crops import IGNORED, TISSUE
+
+MIN_VOXELS = 8
+"""Smaller labels of a case are not drawn as objects."""
+MAX_LABEL_VOXELS = 1.2e7
+"""A label map without an image is thinned until it has no more voxels than this."""
+MARGIN = 16
+"""Voxels that such a map keeps around its labels."""
+
+
+def wild_values(
+    values: Sequence[int], names: Mapping[int, str], ignore: Sequence[int], unnamed_are_objects: bool
+) -> tuple[int, ...]:
+    """Label values of a case that are no object: the ignored ones, and tissue that is only there to be painted."""
+    return tuple(v for v in values if v in ignore or not (unnamed_are_objects or v in names))
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """How a case's label map becomes the sampler's.
+
+    Attributes:
+        rows: (L, 10) its objects, see LABEL_COLUMNS; values as in the case.
+        foreground: (V, 3) sampled voxels, of the sampler's map.
+        low: first voxel of the case that the sampler's map has.
+        step: voxels of the case from one voxel of the sampler's map to the next.
+        shape: of the sampler's map.
+        renumbering: (value in the case, value for the sampler) pairs; others stay.
+    """
+
+    rows: np.ndarray
+    foreground: np.ndarray
+    low: tuple[int, ...]
+    step: tuple[int, ...]
+    shape: tuple[int, ...]
+    renumbering: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def make(
+        cls,
+        rows: np.ndarray,
+        foreground: np.ndarray,
+        shape: Sequence[int],
+        spacing_mm: np.ndarray,
+        has_image: bool,
+        wild: Sequence[int],
+        ignore: Sequence[int] = (),
+    ) -> LabelPlan:
+        """Plans it: all of a map beside an image; of a map alone the part with labels, thinned while it is very large.
+
+        Args:
+            rows: (L, 10) of all values.
+            foreground: (V, 3) their sampled voxels.
+            shape: of the case.
+            spacing_mm: (3,) of the case.
+            has_image: whether it has one.
+            wild: values that are no object.
+            ignore: those of them of which nobody says what they are.
+        """
+        low, high, step = np.zeros(3, int), np.array(shape), np.ones(3, int)
+        if not has_image and len(rows):
+            low = np.maximum(rows[:, 2:5].min(0) - MARGIN, 0)
+            high = np.minimum(rows[:, 5:8].max(0) + MARGIN, high)
+            while np.prod(-(-(high - low) // step)) > MAX_LABEL_VOXELS:
+                spacing = spacing_mm * step
+                step = step * np.where(spacing <= 1.5 * spacing.min(), 2, 1)
+        values = rows[:, 0].tolist()
+        unused = iter(sorted(set(range(1, TISSUE)) - set(values)))
+        spare = IGNORED - TISSUE - 1  # values beyond these share a number: to be painted alike
+        renumbering = [(v, (IGNORED if v in ignore else TISSUE) + min(n, spare)) for n, v in enumerate(wild)]
+        beyond = [v for v in values if v not in wild and not 0 < v < TISSUE]
+        renumbering += [(v, next(unused, TISSUE + spare)) for v in beyond]
+        objects = {v for v in values if v not in wild} - {v for v, new in renumbering if new >= TISSUE}
+        is_object = (rows[:, 1] >= MIN_VOXELS) & np.isin(rows[:, 0], list(objects))
+        return cls(
+            rows=rows[is_object],
+            foreground=(foreground - low) // step,
+            low=tuple(low.tolist()),
+            step=tuple(step.tolist()),
+            shape=tuple((-(-(high - low) // step)).tolist()),
+            renumbering=tuple(renumbering),
+        )
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The voxels of the case that the sampler's map has."""
+        return tuple(slice(a, a + n * s, s) for a, n, s in zip(self.low, self.shape, self.step, strict=True))
