@@ -13,7 +13,7 @@ from .drawing import InteractionConfig
 from .engine import TileEngine
 from .interaction import Interaction
 from .models import PromptableModel
-from .object_state import ObjectState
+from .object_state import History, ObjectState
 from .volume import Volume
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class AdapterMethods(ABC):
     _engine: TileEngine | None
     _interaction: Interaction | None
     _state: ObjectState | None
+    _history: History
     _adapters: AdapterStack | None
     _lock: threading.RLock
 
@@ -70,6 +71,7 @@ class AdapterMethods(ABC):
                 return self
             self.adapters.activate(chosen or None, merge=merge)
             self._state = None
+            self._history.clear()
             if self._engine is not None:
                 self._engine = replace(self._engine, signature=self._signature(self._engine.volume))
                 self._interaction = Interaction(self._engine, self.interaction_config)

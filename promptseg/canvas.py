@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .boxes import box_slices, filled_box
 from .resample import sample_grid
@@ -151,15 +152,22 @@ class Canvas:
                     box_slices(low - self.low, high - self.low)
                 ]
             return out.nan_to_num_(0.0)
-        ratio = 2.0 ** (tile.level - self.level)
-        start = (
-            lattice.from_level(self.low, self.level) - lattice.from_level(tile_low, tile.level)
-        ) / lattice.step_vox(tile.level)
+        return self._at_level(self.logits.nan_to_num(0.0), tile.level, tile_low, (size,) * 3, 0.0)
+
+    def within(self, before: Canvas) -> Canvas:
+        """This canvas as far as it lies in an earlier mask of any level, up to one of that level's voxels beyond it."""
+        widened = F.max_pool3d(before.logits.nan_to_num(UNDRAWN_LOGIT)[None, None], 3, stride=1, padding=1)[0, 0]
+        most = before._at_level(widened, self.level, self.low, tuple(self.logits.shape), UNDRAWN_LOGIT)
+        return Canvas(self.lattice, self.level, self.low, torch.minimum(self.logits, most))  # NaN stays NaN
+
+    def _at_level(self, values: Tensor, level: int, low: np.ndarray, shape: tuple[int, ...], fill: float) -> Tensor:
+        """Values on this canvas's voxels, interpolated at the voxels of another level from ``low`` on: float32."""
+        lattice, ratio = self.lattice, 2.0 ** (level - self.level)
+        start = (lattice.from_level(self.low, self.level) - lattice.from_level(low, level)) / lattice.step_vox(level)
         first = np.maximum(np.ceil(start - 0.5 / ratio), 0).astype(int)
-        last = np.minimum(np.floor(start + (np.array(self.logits.shape) - 0.5) / ratio) + 1, size).astype(int)
-        out = torch.zeros((size,) * 3)
+        last = np.minimum(np.floor(start + (np.array(values.shape) - 0.5) / ratio) + 1, shape).astype(int)
+        out = torch.full(shape, fill)
         if (first < last).all():
-            values = self.logits.nan_to_num(0.0)
             out[box_slices(first, last)] = sample_grid(values, start, np.full(3, 1 / ratio), first, last)
         return out
 

@@ -44,6 +44,9 @@ class InteractionConfig:
     """How far it changes the mask, in multiples of its distance to where it would have been right already."""
     least_distance: float = 5.0
     """Least such distance, in voxels of the level. This and the four before were chosen on training cases."""
+    given_reach: float = 5.0
+    """Both for a mask that was handed over, which is changed less far."""
+    given_distance: float = 5.0
     refine_below: float = 0.45
     """Side of an object, relative to a tile's, below which drawing moves to a finer level."""
     mask_weight: float = 0.1

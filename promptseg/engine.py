@@ -133,7 +133,7 @@ class TileEngine:
             if prompts.strokes:
                 strokes.append(self._strokes_on_tile(prompts.strokes, tile))
             if canvas is None:
-                mask = self._mask_on_tile(prompts, tile)
+                mask = None if prompts.mask is None else self.mask_on_tile(prompts, tile)
             else:
                 mask = canvas.for_tile(tile) * (mask_weight if (inside & (labels == 1)).any() else 1.0)
             if mask is not None:
@@ -200,10 +200,9 @@ class TileEngine:
         view = out[tuple(slices)]
         torch.maximum(view, torch.from_numpy(dense[np.ix_(*places)]).float(), out=view)
 
-    def _mask_on_tile(self, prompts: PromptSet, tile: TileKey) -> Tensor | None:
-        """The user's mask as logits on a tile; None without one."""
-        if prompts.mask is None:
-            return None
+    def mask_on_tile(self, prompts: PromptSet, tile: TileKey) -> Tensor:
+        """The user's mask, of prompts that have one, as logits on a tile: (T, T, T) float32."""
+        assert prompts.mask is not None
 
         def as_logits(values: np.ndarray) -> Tensor:
             tensor = torch.from_numpy(values.astype(np.float32))

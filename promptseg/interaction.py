@@ -59,6 +59,18 @@ class Interaction(Drawer):
         guess, others = self.guess(prompts, extent)
         return replace(self._refine(guess, prompts), candidates=others)
 
+    def keep(self, drawing: Drawing, prompts: PromptSet) -> Drawing:
+        """The user's own mask in place of what was drawn from it, a level finer than one tile that holds all of it.
+
+        How good it is, and whether it is there, is what the decoder says of its drawing.
+        """
+        if prompts.mask_box is None:
+            return drawing
+        level = self._finest_level(*prompts.mask_box, self.config.fill * self.config.late_span)
+        tiles = self.covering(prompts.mask_box, level)
+        masks = (self.engine.mask_on_tile(prompts, tile) for tile in tiles)
+        return replace(drawing, canvas=Canvas.from_tiles(self.lattice, tiles, masks), candidates=())
+
     def find(self, structure: Structure) -> Drawing:
         """Looks for a structure by its name, in the whole volume; a blank drawing where it is not there."""
         from .text_search import find_named
@@ -138,13 +150,13 @@ class Interaction(Drawer):
             grows = beyond is not None or not includes or drawn_box is None or not contains_box(drawn_box, box_vox)
             rescaled = self._rescaled(drawing, prompts, whole, grows, redraws)
             if rescaled is not None:
-                return rescaled
+                return rescaled if includes else replace(rescaled, canvas=rescaled.canvas.within(canvas))
             if redraws and self._span(canvas, whole) > self.config.coarsen_beyond:
                 weight = self.config.part_mask_weight
         if not includes and redraws:
             smaller = self._smaller(canvas, prompts, (box_vox[0] + box_vox[1] - 1) / 2)
             if smaller is not None:
-                return smaller
+                return replace(smaller, canvas=smaller.canvas.within(canvas))
         if not includes:  # where nothing was drawn there is nothing to exclude
             drawn_box = tuple(
                 self.lattice.from_level(end - 0.5, canvas.level) + 0.5 for end in (canvas.low, canvas.high)
@@ -165,7 +177,10 @@ class Interaction(Drawer):
         place, reach = self.lattice.to_level((box_vox[0] + box_vox[1] - 1) / 2, canvas.level), np.inf
         if self._is_local(drawing, prompts, box_vox):
             nearest = canvas.distance_to(place, inside=includes)
-            reach = self.config.local_reach * max(nearest, self.config.least_distance)
+            if prompts.mask is None:
+                reach = self.config.local_reach * max(nearest, self.config.least_distance)
+            else:
+                reach = self.config.given_reach * max(nearest, self.config.given_distance)
         if np.isfinite(reach):
             pasted = pasted.local(canvas, place, reach)
         drawn = replace(

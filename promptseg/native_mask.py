@@ -8,6 +8,7 @@ import numpy as np
 
 from .boxes import Box, box_slices, filled_box, intersect_box, union_box
 from .canvas import Canvas
+from .prompts import PromptSet
 
 SLAB_VOXELS = 2**22
 """Voxels whose logits are interpolated at once, so that only the mask itself, in bytes, is as large as the object."""
@@ -57,6 +58,15 @@ class NativeMask:
             part[first : first + thickness] = (canvas.sample(slab_low, slab_high) > 0).numpy()
         return cls(low, part)
 
+    @classmethod
+    def of_prompt(cls, prompts: PromptSet) -> NativeMask:
+        """The user's own mask, of prompts that have one."""
+        if prompts.mask is None or prompts.mask_box is None:
+            return cls.empty()
+        low, high = (np.asarray(end, dtype=int) for end in prompts.mask_box)
+        part = prompts.mask[box_slices(low - prompts.mask_low, high - prompts.mask_low)]
+        return cls(low, (part > 0).astype(np.uint8)).trimmed()
+
     @property
     def box(self) -> Box:
         """Half-open box of ``part``."""
@@ -89,6 +99,17 @@ class NativeMask:
         if new.part.size:
             part[box_slices(new.low - box[0], new.box[1] - box[0])] = new.part
         return NativeMask(box[0], part).trimmed()
+
+    def changed_as(self, before: NativeMask, after: NativeMask) -> NativeMask:
+        """This mask, but where two others differ: there it is as the second."""
+        difference = before.difference_box(after)
+        if difference is None:
+            return self
+        part = self.cut(difference)
+        new = after.cut(difference)
+        is_changed = before.cut(difference) != new
+        part[is_changed] = new[is_changed]
+        return self.replaced(difference, NativeMask(difference[0], part))
 
     def trimmed(self) -> NativeMask:
         """The same mask in the smallest box."""

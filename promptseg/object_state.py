@@ -48,7 +48,11 @@ class Round:
 
 
 def advance(
-    interaction: Interaction, last: ObjectState | None, prompts: PromptSet, handed_over: ObjectState | None = None
+    interaction: Interaction,
+    last: ObjectState | None,
+    prompts: PromptSet,
+    handed_over: ObjectState | None = None,
+    history: History | None = None,
 ) -> ObjectState:
     """Plays the prompts that an object has not seen yet, or all of them.
 
@@ -56,7 +60,9 @@ def advance(
         interaction: of the image.
         last: the object before; None for none.
         prompts: all of them.
-        handed_over: an object to go on from instead, whose newest prompt alone is played.
+        handed_over: an object to go on from instead: its own prompts stay, and those that it has not seen are played,
+            the newest in any case.
+        history: earlier states to go back to; the new ones are added.
 
     Returns:
         The object; ``changed`` bounds where its mask differs from the one before.
@@ -64,19 +70,23 @@ def advance(
     Raises:
         ValueError: if no prompt says where the object is.
     """
+    history = History() if history is None else history
     if handed_over is not None:
-        last = handed_over
-        is_known = last.drawing.is_from_prompts and is_continuation(last.prompts, prompts)
-        state = replace(last, drawing=replace(last.drawing, is_from_prompts=is_known))
-        rounds = [newest_round(prompts)]
+        state = last = handed_over
+        prompts = joined(last.prompts, prompts)
+        is_continued = is_continuation(last.prompts, prompts)
+        rounds = (rounds_after(last.prompts, prompts) if is_continued else []) or [newest_round(prompts)]
+        history.clear()  # of the same prompts, other masks
     elif last is not None and is_continuation(last.prompts, prompts):
         state, rounds = last, rounds_after(last.prompts, prompts)
     else:
-        state = open_object(interaction, opening_prompts(prompts))
+        state = history.find(prompts) or open_object(interaction, opening_prompts(prompts))
         rounds = rounds_after(state.prompts, prompts)
     goes_on = last is not None and state.mask is last.mask
+    history.add(state)
     for new in rounds:
         state = correct_object(interaction, state, new)
+        history.add(state)
     if not goes_on:
         changed = covering_box(last, state)
     elif len(rounds) == 1:
@@ -87,13 +97,54 @@ def advance(
     return replace(state, changed=changed)
 
 
+class History:
+    """Earlier states of the objects of an image, the newest last: what it takes to undo a prompt, or turn to another
+    object and back, without playing everything again.
+
+    Args:
+        max_states: that are kept.
+        max_bytes: that their masks may take; the newest stays however large.
+    """
+
+    def __init__(self, max_states: int = 64, max_bytes: int = 2**28) -> None:
+        self.max_states, self.max_bytes = max_states, max_bytes
+        self._states: list[ObjectState] = []
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def add(self, state: ObjectState) -> None:
+        """Keeps a state, and lets the oldest go where there is no room."""
+        self._states = [s for s in self._states if s is not state] + [state]
+        while len(self) > 1 and (len(self) > self.max_states or sum(map(_num_bytes, self._states)) > self.max_bytes):
+            del self._states[0]
+
+    def find(self, prompts: PromptSet) -> ObjectState | None:
+        """The state that has seen most of some prompts, in their order, and nothing else; None where there is none."""
+        found = [s for s in self._states if is_continuation(s.prompts, prompts)]
+        return max(found, key=lambda s: len(s.prompts.points) + len(s.prompts.strokes), default=None)
+
+    def clear(self) -> None:
+        """Forgets all of them."""
+        self._states = []
+
+
+def _num_bytes(state: ObjectState) -> int:
+    canvases = [state.drawing.canvas, *(canvas for _, canvas in state.drawing.candidates)]
+    return state.mask.part.nbytes + sum(canvas.logits.nbytes for canvas in canvases)
+
+
 def open_object(interaction: Interaction, prompts: PromptSet) -> ObjectState:
     """First drawing for the opening prompts.
 
     Raises:
         ValueError: if no prompt says where the object is.
     """
-    return state_of(interaction.lattice, interaction.start(prompts), prompts)
+    drawing = interaction.start(prompts)
+    if prompts.mask is None:
+        return state_of(interaction.lattice, drawing, prompts)
+    mask = NativeMask.of_prompt(prompts)  # what the user has drawn stays as it is
+    return ObjectState(prompts, interaction.keep(drawing, prompts), mask, mask.box)
 
 
 def state_of(lattice: TileLattice, drawing: Drawing, prompts: PromptSet) -> ObjectState:
@@ -112,6 +163,8 @@ def correct_object(interaction: Interaction, state: ObjectState, new: Round) -> 
     """The object after one more prompt; only what may have changed is rendered again."""
     prompts = new.prompts
     drawing = interaction.correct(state.drawing, prompts, new.box, new.includes)
+    if prompts.mask is not None:
+        return _correct_given(interaction, state, drawing, prompts)
     if drawing.changed is None or drawing.canvas.level != state.drawing.canvas.level:
         after = state_of(interaction.lattice, drawing, prompts)
         return replace(after, changed=changed_box(state, after))
@@ -127,6 +180,16 @@ def correct_object(interaction: Interaction, state: ObjectState, new: Round) -> 
         if state.mask.value(voxel) != mask.value(voxel):
             region = union_box(region, (voxel, voxel + 1))
     return replace(after, changed=changed_box(state, after, region))
+
+
+def _correct_given(interaction: Interaction, state: ObjectState, drawing: Drawing, prompts: PromptSet) -> ObjectState:
+    """A mask that was handed over, changed where the drawing has: elsewhere it stays, finer than any level shows it."""
+    shape = np.array(interaction.lattice.shape)
+    canvas = drawing.canvas.enforce(prompts.points, prompts.labels)
+    before, drawn = (NativeMask.of_canvas(c, shape) for c in (state.drawing.canvas, canvas))
+    mask = state.mask.changed_as(before, drawn).with_clicks(prompts.points, prompts.labels, shape)
+    after = ObjectState(prompts, replace(drawing, canvas=canvas, candidates=()), mask, mask.box)
+    return replace(after, changed=changed_box(state, after))
 
 
 def changed_box(before: ObjectState, after: ObjectState, region: Box | None = None) -> Box:
@@ -177,6 +240,30 @@ def rounds_after(seen: PromptSet, prompts: PromptSet) -> list[Round]:
         upto = replace(upto, points=prompts.points[:count], labels=prompts.labels[:count])
         rounds.append(_round(upto, prompts.points[count - 1 : count], int(prompts.labels[count - 1])))
     return rounds
+
+
+def joined(seen: PromptSet, prompts: PromptSet) -> PromptSet:
+    """The prompts of an object that is handed over with those that are given beside it, each once.
+
+    Args:
+        seen: by the object.
+        prompts: given now: all of the object's, with new ones, or new ones alone. A point at the voxel of one that was
+            seen takes its place.
+    """
+    if is_continuation(seen, prompts):
+        return prompts
+    is_given_anew = np.array([_is_among(point, prompts.points) for point in seen.points], dtype=bool)
+    points = np.concatenate([seen.points[~is_given_anew], prompts.points])
+    labels = np.concatenate([seen.labels[~is_given_anew], prompts.labels])
+    strokes = (*(s for s in seen.strokes if not any(_is_same(s, new) for new in prompts.strokes)), *prompts.strokes)
+    boxes = prompts.boxes or seen.boxes
+    named = prompts if prompts.text else seen
+    whole = replace(seen, points=points, labels=labels, strokes=strokes, boxes=boxes)
+    return replace(whole, text=named.text, structure=named.structure)
+
+
+def _is_among(point: np.ndarray, points: np.ndarray) -> bool:
+    return bool((points == point).all(axis=1).any())
 
 
 def newest_round(prompts: PromptSet) -> Round:

@@ -24,7 +24,7 @@ from .models import PromptableModel
 from .models.numerics import digest_weights, preferred_dtype
 from .models.pretrained import foreign_predictor, load_pretrained
 from .models.registry import resolve
-from .object_state import ObjectState, advance
+from .object_state import History, ObjectState, advance
 from .precompute import choose_tiles, encode_ahead, in_background
 from .prediction import LowresLogits, Prediction, check_handed_over, explain_empty, prediction_of
 from .preprocessing import IntensityMapping
@@ -86,6 +86,7 @@ class Predictor(AdapterMethods):
         self._engine: TileEngine | None = None
         self._interaction: Interaction | None = None
         self._state: ObjectState | None = None
+        self._history = History()
         self._adapters: AdapterStack | None = None
         self._lock = threading.RLock()
 
@@ -182,6 +183,7 @@ class Predictor(AdapterMethods):
             self._engine = TileEngine(self.model, volume, lattice, mapping, self.cache, signature)
             self._interaction = Interaction(self._engine, self.interaction_config)
             self._state = None
+            self._history.clear()
         return self
 
     def _signature(self, volume: Volume) -> str:
@@ -197,6 +199,7 @@ class Predictor(AdapterMethods):
         """Forgets the image, the object and the embeddings in memory; entries on disk stay."""
         with self._lock:
             self._engine = self._interaction = self._state = None
+            self._history.clear()
             self.cache.clear()
 
     def predict(
@@ -224,8 +227,9 @@ class Predictor(AdapterMethods):
             box: ``(low, high)`` half-open, six numbers, a Box, or several.
             scribbles: Scribble or several.
             lassos: Lasso or several.
-            mask: a mask on the image's grid (binary, or ``Mask(..., is_logits=True)``), a Prediction or its
-                ``logits_lowres``, to go on from; then the last point, else stroke or box, is what is new.
+            mask: a mask on the image's grid (binary, or ``Mask(..., is_logits=True)``) to correct: it stays as it is,
+                but for what points and strokes change near them. Or a Prediction or its ``logits_lowres``, to go on
+                from with the prompts that made it and those given here.
             text: what the object is called, such as ``left kidney``; needs weights trained with text (see
                 :attr:`understands_text`). Alone it is looked for in the whole image; with a click, a box or another
                 prompt on the object only where that is. It stays with the object while it is corrected.
@@ -266,7 +270,8 @@ class Predictor(AdapterMethods):
                 structure = handed_over.state.prompts.structure
             prompts = prompts if structure is None else named(prompts, structure)
             assert self._interaction is not None
-            self._state = advance(self._interaction, self._state, prompts, handed_over and handed_over.state)
+            handed = handed_over and handed_over.state
+            self._state = advance(self._interaction, self._state, prompts, handed, self._history)
             if self._state.mask.is_empty:
                 logger.warning("%s", explain_empty(self._state))
             calls = engine.num_encoded - encoded_before

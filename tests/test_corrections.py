@@ -234,3 +234,19 @@ def test_a_stroke_longer_than_a_tile_is_answered_along_all_of_it(includes: bool)
     assert after.changed is not None
     assert after.changed[0][0] <= 20
     assert after.changed[1][0] >= 61
+
+
+@pytest.mark.parametrize(("radius", "level"), [(9.0, 0), (5.0, 2)])
+def test_an_excluding_click_adds_nothing_even_where_the_object_is_drawn_anew(radius: float, level: int) -> None:
+    """At a coarser level, as what was drawn is too long for a tile, or a finer; the decoder by then sees far more."""
+    middle, place = (45.0, 37.0, 30.0), (45 + radius - 2, 37.0, 30.0)
+    interaction, engine = make(middle, radius)
+    box = (np.array(middle) - radius, np.array(middle) + radius)
+    drawing = interaction.draw(level, box, clicks(middle), None)
+    engine.radii_vox = (40.0, 30.0, 25.0)
+    after = interaction.correct(drawing, clicks(middle, place, labels=[1, 0]), around(place), includes=False)
+    assert after.canvas.level != level
+    before, drawn = drawing.canvas.box_vox(), after.canvas.box_vox()
+    assert before is not None and drawn is not None
+    steps = sum(LATTICE.step_vox(canvas.level) for canvas in (drawing.canvas, after.canvas))
+    assert (drawn[0] >= before[0] - steps).all() and (drawn[1] <= before[1] + steps).all()

@@ -58,6 +58,7 @@ class ForeignPredictor(Predictor):
             self._engine = self._make_engine(volume)
             self._interaction = self._make_interaction(self._engine)
             self._state = None
+            self._history.clear()
         return self
 
     @abstractmethod
