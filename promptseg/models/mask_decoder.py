@@ -171,7 +171,8 @@ class MaskDecoder(nn.Module):
             logits = logits + torch.einsum("nkdhw,k->ndhw", joined, of_joined)[:, None]
         mask_logits = depth_to_space(logits) + prior[:, None]  # (B P, M, D, H, W)
         if self.walks_from_clicks and num_masks == 1:
-            mask_logits = mask_logits + self._votes(mask_logits, image_embedding.image, prompts)
+            doubt = (-self._quality(tokens, mask_logits, num_masks).float()).sigmoid()  # 1 - IoU
+            mask_logits = mask_logits + self._votes(mask_logits, image_embedding.image, prompts, doubt)
         if self.follows_edges:
             of_tiles = rearrange(mask_logits, "(b p) m d h w -> b (p m) d h w", b=batch)
             followed = follow_edges(of_tiles, image_embedding.image).to(mask_logits.dtype)
@@ -186,14 +187,15 @@ class MaskDecoder(nn.Module):
         )
 
     @staticmethod
-    def _votes(mask_logits: Tensor, image: Tensor, prompts: EncodedPrompts) -> Tensor:
-        """What random walkers add to masks (B P, 1, D, H, W) of objects with two clicks or more."""
+    def _votes(mask_logits: Tensor, image: Tensor, prompts: EncodedPrompts, doubt: Tensor) -> Tensor:
+        """What random walkers add to masks (B P, 1, D, H, W), doubted (B P, 1), of objects with two clicks or more."""
         is_clicked = prompts.num_points >= 2
         votes = torch.zeros_like(mask_logits)
         rows = is_clicked.any(dim=1).nonzero()[:, 0]
         if len(rows):
             of_tiles = rearrange(mask_logits[:, 0], "(b p) d h w -> b p d h w", b=len(image))[rows]
-            found = vote(of_tiles, image[rows], prompts.dense_prompts[rows, :, :NUM_SIDES])
+            of_objects = rearrange(doubt[:, 0], "(b p) -> b p", b=len(image))[rows]
+            found = vote(of_tiles, image[rows], prompts.dense_prompts[rows, :, :NUM_SIDES], of_objects)
             found = found * is_clicked[rows][..., None, None, None]
             votes.view(len(image), -1, *votes.shape[2:])[rows] = found.to(votes.dtype)
         return votes
