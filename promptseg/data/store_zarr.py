@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 
 from .catalog_check import content_hash
+from .store import FORMAT
 from .store_case import StoreConfig
 from .store_reader import Store, StoreCase
-from .store_source import MAX_OPEN_FILES, ArraySource, StoredArray
+from .store_source import MAX_OPEN_FILES, StoredArray
+from .store_target import EXPORT_VERSION, open_target
+
+_CURE = "make the store whole with promptseg data prepare ... --verify, then export it"
 
 
-class ZarrSource(ArraySource):
+class ZarrSource:
     """Arrays of a store in a Zarr group.
 
     Connections belong to one thread of one process: a fork opens its own.
@@ -102,8 +106,10 @@ def open_zarr_store(address: str | Path, options: dict[str, Any] | None = None) 
     """
     source = ZarrSource(str(address), options)
     content = source.group.attrs.asdict()
-    if content.get("format") != "promptseg-store":
+    if content.get("format") != FORMAT:
         raise ValueError(f"the Zarr group at {address} is not a promptseg store: write one with export_zarr")
+    if content.get("complete") is False:
+        raise ValueError(f"the export to {address} was interrupted: write it again with export_zarr")
     lines = source.group["index"][:].tobytes().splitlines()
     return Store.from_parts(content["datasets"], lines, source)
 
@@ -121,36 +127,46 @@ def export_zarr(
 
     Args:
         store: what to write.
-        address: folder or URL; an earlier store there is replaced.
+        address: folder or URL: absent, empty, or an earlier export, which is replaced; a local one when the new one is
+            whole.
         options: for fsspec.
         chunk_size: side of a chunk in voxels: what a crop reads at least.
         shard_chunks: side of a shard, one object of the object store, in chunks.
         progress: called with the number of cases done and of all cases.
 
     Raises:
-        ValueError: if zarr is not installed.
+        ValueError: if zarr is not installed, the address holds anything else or overlaps with the store, or a file of
+            the store is damaged.
     """
-    zarr = _zarr()
-    group = zarr.open_group(str(address), mode="w", storage_options=options)
-    records = []
-    for done, case in enumerate(store, 1):
-        hashes = {}
-        for kind, array in _arrays(case):
-            chunks = tuple(min(chunk_size, max(side, 1)) for side in array.shape)
-            sides = zip(chunks, array.shape, strict=True)
-            shards = tuple(chunk * min(shard_chunks, -(-side // chunk) or 1) for chunk, side in sides)
-            target = group.create_array(
-                f"{case.record['folder']}/{kind}", shape=array.shape, dtype=array.dtype, chunks=chunks, shards=shards
-            )
-            target[...] = array
-            hashes[kind] = content_hash(array)
-        labels = case.record["labels"].tolist()
-        records.append(json.dumps({**case.record, "labels": labels, "arrays": hashes}, sort_keys=True) + "\n")
-        if progress is not None:
-            progress(done, len(store))
-    index = np.frombuffer("".join(records).encode(), dtype=np.uint8)
-    group.create_array("index", shape=index.shape, dtype=index.dtype, chunks=(1 << 22,))[...] = index
-    group.attrs.update({"format": "promptseg-store", "datasets": store.datasets})
+    _zarr()
+    with open_target(address, store.source.address, options) as group:
+        records = []
+        for done, case in enumerate(store, 1):
+            if bad := case.damaged_files():
+                raise ValueError(f"{', '.join(bad)} of {case.key} in {store.source.address} is damaged: {_CURE}")
+            records.append(_write_case(group, case, chunk_size, shard_chunks))
+            if progress is not None:
+                progress(done, len(store))
+        index = np.frombuffer("".join(records).encode(), dtype=np.uint8)
+        group.create_array("index", shape=index.shape, dtype=index.dtype, chunks=(1 << 22,))[...] = index
+        description = {"format": FORMAT, "version": EXPORT_VERSION, "complete": True, "datasets": store.datasets}
+        group.attrs.put(description)  # last: what it says is there
+
+
+def _write_case(group: Any, case: StoreCase, chunk_size: int, shard_chunks: int) -> str:
+    """Writes a case's arrays; returns its line of the index, with a hash of each."""
+    hashes = {}
+    for kind, array in _arrays(case):
+        chunks = tuple(min(chunk_size, max(side, 1)) for side in array.shape)
+        sides = zip(chunks, array.shape, strict=True)
+        shards = tuple(chunk * min(shard_chunks, -(-side // chunk) or 1) for chunk, side in sides)
+        target = group.create_array(
+            f"{case.record['folder']}/{kind}", shape=array.shape, dtype=array.dtype, chunks=chunks, shards=shards
+        )
+        target[...] = array
+        hashes[kind] = content_hash(array)
+    labels = case.record["labels"].tolist()
+    return json.dumps({**case.record, "labels": labels, "arrays": hashes}, sort_keys=True) + "\n"
 
 
 def _arrays(case: StoreCase) -> Iterator[tuple[str, np.ndarray]]:
