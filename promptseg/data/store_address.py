@@ -4,6 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .store_reader import Store
+
+
+def open_store(address: str | Path) -> Store:
+    """Opens a store, whichever kind lies at an address.
+
+    Args:
+        address: folder of ``promptseg data prepare`` or ``promptseg data export``, or a URL of the latter that fsspec
+            knows (``s3://``, ``gs://``, ``memory://``), with credentials where fsspec looks for them.
+
+    Raises:
+        ValueError: if it is neither, naming what makes one.
+    """
+    folder = local_folder(address)
+    if folder is None or (folder / "zarr.json").is_file():
+        from .store_zarr import open_zarr_store
+
+        return open_zarr_store(address)
+    return Store(folder)
+
 
 def local_folder(address: str | Path) -> Path | None:
     """The folder that an address names, or None for an object store.

@@ -56,7 +56,10 @@ def open_target(address: str | Path, source: str | Path, options: dict[str, Any]
             group.attrs.put({"format": FORMAT, "version": EXPORT_VERSION, "complete": False})
             yield group
         return
-    files, path = fsspec.core.url_to_fs(str(address), **(options or {}))
+    try:
+        files, path = fsspec.core.url_to_fs(str(address), **(options or {}))
+    except (ImportError, ValueError) as error:  # fsspec names the package that the address needs
+        raise ValueError(f"{address} cannot be opened: {error}") from error
     files.invalidate_cache()
     _check_is_free(files, path, str(address))
     group = zarr.open_group(str(address), mode="a", storage_options=options)

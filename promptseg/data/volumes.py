@@ -24,6 +24,7 @@ from .crops import TISSUE, PyramidLevel, TrainingVolume, build_pyramid
 from .label_maps import read_labels
 from .pool import TrainingPool
 from .reading import grid_difference, read_grid
+from .store_address import open_store
 from .store_case import LABEL_COLUMNS, StoreConfig, index_labels
 from .store_reader import Store, StoreCase
 from .store_views import CaseArray, StoredImage, StoredLabels, renumber
@@ -87,7 +88,7 @@ def open_pool(
     """The cases of a fold as the sampler's pool, read from the store as they are drawn.
 
     Args:
-        store: a store, or its folder.
+        store: a store, or its address: a folder, that of a Zarr export too, or the URL of one.
         weights: group -> weight; a group is ``dataset`` or ``dataset:modality``.
         preprocessing: the model's.
         fold: which cases; ``validation`` and ``test`` are never trained on.
@@ -98,7 +99,7 @@ def open_pool(
         ValueError: for a group without cases, unless those are skipped; if nothing is left; for a store that was
             prepared with another preprocessing.
     """
-    store = store if isinstance(store, Store) else Store(store)
+    store = store if isinstance(store, Store) else open_store(store)
     groups: dict[str, Any] = {}
     for group in weights:
         dataset, _, modality = group.partition(":")

@@ -15,6 +15,7 @@ from promptseg.data.crops import TrainingVolume, crop_image, crop_labels
 from promptseg.data.pool import TrainingPool
 from promptseg.data.sampler import SamplerConfig, draw_geometry, draw_sample
 from promptseg.data.store_views import StoredImage, StoredLabels, renumber
+from promptseg.data.store_zarr import export_zarr
 from promptseg.data.volumes import TISSUE, StoreVolumes, load_volume, open_pool, open_volume
 from promptseg.preprocessing import PreprocessingConfig
 
@@ -75,6 +76,19 @@ def test_draws_from_the_store_are_the_draws_from_the_files(data) -> None:
         torch.testing.assert_close(ours.image, theirs.image, rtol=0, atol=2e-3)
         sources.add(ours.source)
     assert {"organs", "maps (painted)", "spine"} <= sources
+
+
+def test_draws_from_an_export_are_the_draws_from_the_store(data, tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    export_zarr(data[1], tmp_path / "zarr", chunk_size=16)
+    weights = {"organs": 0.6, "maps": 0.2, "spine": 0.2}
+    exported = open_pool(str(tmp_path / "zarr"), weights, PREPROCESSING)
+    for index in range(12):
+        first, second = (draw_sample(p, 3, 0, index, SAMPLER, PREPROCESSING) for p in (pools(data)[1], exported))
+        for one, other in zip(vars(first).values(), vars(second).values(), strict=True):
+            assert one is other or (
+                torch.equal(one, other) if isinstance(one, torch.Tensor) else repr(one) == repr(other)
+            )
 
 
 def test_what_is_absent_is_so_case_by_case(data) -> None:
