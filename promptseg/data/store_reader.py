@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .store_case import IMAGE, LABEL, LABEL_COLUMNS
+from .store_case import LABEL_COLUMNS
+from .store_files import IMAGE, LABEL
 from .store_source import ArraySource, FolderSource, Kind, read_padded
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from .store_case import damaged_files
+from .store_files import damaged_files
 
 Kind = Literal["image", "label"]
 MAX_OPEN_FILES = 64

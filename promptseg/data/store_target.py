@@ -17,6 +17,7 @@ from typing import Any
 
 from .store import FORMAT
 from .store_address import local_folder, overlap
+from .store_files import flush
 
 ENTRIES = ("zarr.json", "index", "cases")
 """All that an export has at its root."""
@@ -154,5 +155,4 @@ def _flush(folder: Path) -> None:
     """Puts all files on the disk, since what they replace is deleted next."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("r+b") as stream:
-                os.fsync(stream.fileno())
+            flush(path)
