@@ -18,6 +18,7 @@ from typing import Any
 from .store import FORMAT
 from .store_address import local_folder, overlap
 from .store_files import flush
+from .store_room import is_full
 
 ENTRIES = ("zarr.json", "index", "cases")
 """All that an export has at its root."""
@@ -39,6 +40,7 @@ def open_target(address: str | Path, source: str | Path, options: dict[str, Any]
 
     Raises:
         ValueError: if anything else lies at the address, it and the source overlap, or another export is writing there.
+        OSError: if there is no room on the disk.
     """
     import fsspec
     import zarr
@@ -128,6 +130,13 @@ def _written_beside(target: Path, address: str) -> Iterator[Path]:
                     os.rename(replaced, target)
                 raise
             shutil.rmtree(replaced, ignore_errors=True)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise OSError(
+                f"no room on the disk of {address} beside what is there, which stays as it was; make room, or export "
+                "to a larger disk"
+            ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -108,6 +109,17 @@ def test_an_interrupted_export_leaves_the_earlier_one(store: Store, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         export_zarr(store, tmp_path / "new", progress=stop)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "store", "zarr"]
+
+
+def test_a_full_disk_leaves_the_earlier_export(store: Store, tmp_path: Path) -> None:
+    def full_disk(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    export_zarr(store, tmp_path / "zarr")
+    before = content(tmp_path / "zarr")
+    with pytest.raises(OSError, match="no room on the disk of .*zarr"):
+        export_zarr(store, tmp_path / "zarr", progress=full_disk)
+    assert content(tmp_path / "zarr") == before
 
 
 def test_what_a_killed_export_left_is_cleared_away(store: Store, tmp_path: Path) -> None:
