@@ -14,7 +14,7 @@ COMMANDS: dict[str, str] = {
     "demo": "segment a few organs of the volume that ships, and draw them",
     "doctor": "check the installation: versions, device, weights, a timed self-test",
     "vocabulary": "search, list or show the structures that a word can name",
-    "data": "check data sets, and prepare the store that training reads",
+    "data": "check data sets, prepare the store that training reads, export it",
     "evaluate": "measure models and classical baselines with simulated users, and write a report",
     "compare": "compare two reports of evaluate, object by object, with confidence intervals",
     "cache": "show or clear the image embeddings kept on disk",

@@ -1,4 +1,4 @@
-"""``promptseg data``: checks data sets before they are trained on, and prepares the store that training reads."""
+"""``promptseg data``: checks data sets, prepares the store that training reads, and exports it."""
 
 from __future__ import annotations
 
@@ -24,23 +24,25 @@ LOG_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Checks data sets, or prepares them for training.
+    """Checks data sets, prepares them for training, or exports what was prepared.
 
     check reads every case and reports orientation, spacing, label values without a term, empty masks, label grids that
     are not the image's, terms outside the vocabulary, and images that occur twice, across data sets and folds. It
     exits with 1 if something must be put right before training. prepare writes a store that training reads crops
     from. It goes on where an earlier run ended, makes damaged cases again, and leaves out those it cannot use, with
-    the reason in rejected.jsonl.
+    the reason in rejected.jsonl. export writes a store as Zarr, into a folder or an object store, which training reads
+    from as well (store: ADDRESS). It replaces an earlier export, and nothing else.
     """
 
-    action: Literal["check", "prepare"] = option(metavar="ACTION", is_positional=True)
-    """check or prepare"""
+    action: Literal["check", "prepare", "export"] = option(metavar="ACTION", is_positional=True)
+    """check, prepare or export"""
     catalog: tuple[str, ...] = option(metavar="CATALOG", is_positional=True, is_repeatable=True)
-    """YAML catalog, dataset.json, or a folder of them"""
+    """YAML catalog, dataset.json, or a folder of them; export: the store that prepare wrote"""
     root: tuple[str, ...] = option((), metavar="FOLDER", is_repeatable=True)
     """folder of the data, once for each catalog in their order; without it, the catalog's own"""
     output: str | None = option(None, short="-o", metavar="PATH")
-    """prepare: the store's folder; check: a JSON file for the whole report"""
+    """prepare: the store's folder; check: a JSON file for the whole report; export: a folder, or a URL such as
+    s3://BUCKET/NAME"""
     workers: int = option(1, metavar="N")
     """processes; a file that crashes one costs that case alone"""
     verify: bool = False
@@ -55,6 +57,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.action == "prepare" and not self.output:
             raise ValueError("data prepare: expected -o STORE, the folder that the store is written into")
+        if self.action == "export" and not self.output:
+            raise ValueError("data export: expected -o ZARR, the folder or URL that the store is written to")
+        if self.action == "export" and (len(self.catalog) > 1 or self.root):
+            given = f"--root {self.root[0]}" if self.root else f"{len(self.catalog)} of them"
+            raise ValueError(f"data export: expected one STORE, which prepare wrote, and no --root; given {given}")
         if self.root and len(self.root) != len(self.catalog):
             raise ValueError(
                 f"--root given {len(self.root)} times for {len(self.catalog)} catalogs: expected one for each"
@@ -66,7 +73,9 @@ class DataConfig:
 
 
 def run(config: DataConfig) -> int:
-    """Prints the report of a check, or what was prepared."""
+    """Prints the report of a check, or what was prepared or exported."""
+    if config.action == "export":
+        return _export(config)
     catalogs = load_catalogs(config)
     return _check(config, catalogs) if config.action == "check" else _prepare(config, catalogs)
 
@@ -128,6 +137,19 @@ def _prepare(config: DataConfig, catalogs: list[Catalog]) -> int:
     return 0 if count or not report.rejected else 1
 
 
+def _export(config: DataConfig) -> int:
+    from ..data.store_address import open_store
+    from ..data.store_zarr import export_zarr
+
+    assert config.output is not None
+    started = time.monotonic()
+    store = open_store(config.catalog[0])
+    with _progress("exporting") as progress:
+        export_zarr(store, config.output, progress=progress)
+    print(f"{config.output}: {len(store)} cases exported, {time.monotonic() - started:.0f} s")
+    return 0
+
+
 def read_preprocessing(name: str) -> PreprocessingConfig | None:
     """The intensity preprocessing of ``--preprocessing``: ``default``, ``none``, or from a file.
 
@@ -184,5 +206,6 @@ COMMAND = Command(
     example="""\
   promptseg data check data/
   promptseg data check configs/catalogs/totalsegmentator.yaml --root /data/Totalsegmentator_dataset_v201 -o report.json
-  promptseg data prepare data/kits/catalog.yaml data/amos/catalog.yaml -o store/ --workers 8""",
+  promptseg data prepare data/kits/catalog.yaml data/amos/catalog.yaml -o store/ --workers 8
+  promptseg data export store/ -o s3://bucket/store.zarr""",
 )

@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Outcome(Generic[Item, Result]):
 
 def run_isolated(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0
-) -> Iterator[Outcome[Item, Result]]:
+) -> Generator[Outcome[Item, Result], None, None]:
     """Calls a function once for each item.
 
     An exception becomes the item's error. A worker that dies (out of memory, a crash in a decoder) breaks its pool:

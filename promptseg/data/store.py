@@ -21,7 +21,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,16 +32,9 @@ from .catalog_check import find_duplicates, find_split_patients
 from .check_report import Finding
 from .layouts import scan
 from .parallel import run_isolated
-from .store_case import (
-    RECORD,
-    RECORD_VERSION,
-    StoreConfig,
-    damaged_files,
-    describe,
-    source_signature,
-    write_case,
-    write_record,
-)
+from .store_case import RECORD_VERSION, StoreConfig, describe, source_signature, write_case
+from .store_files import RECORD, damaged_files, write_record
+from .store_room import NoRoomError, is_full
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +90,7 @@ def prepare(
     Raises:
         ValueError: if a root is missing, two catalogs share a name, two cases a folder, the folder holds something else
             than a store, or another run is writing to it.
+        NoRoomError: if the disk is full; what is in the store then is whole, and the next run does the rest.
     """
     started = time.monotonic()
     config = config or StoreConfig()
@@ -115,15 +109,18 @@ def prepare(
         work = partial(_bring_up_to_date, root=root, config=config, verify=verify)
         prepared, kept, rejected, records, retired = [], [], [], [], []
         try:
-            for done, outcome in enumerate(run_isolated(work, pairs, workers), 1):
-                key = outcome.item[1].key
-                if outcome.result is None:
-                    logger.warning("%s is left out: %s", key, outcome.error)
-                    rejected.append((key, outcome.error))
-                else:
-                    (prepared if outcome.result == "prepared" else kept).append(key)
-                if progress is not None:
-                    progress(done, len(pairs))
+            with closing(run_isolated(work, pairs, workers)) as outcomes:  # workers end before the index is written
+                for done, outcome in enumerate(outcomes, 1):
+                    key = outcome.item[1].key
+                    if outcome.result == "no room":  # nor would there be for any later case
+                        raise NoRoomError(root)
+                    if outcome.result is None:
+                        logger.warning("%s is left out: %s", key, outcome.error)
+                        rejected.append((key, outcome.error))
+                    else:
+                        (prepared if outcome.result == "prepared" else kept).append(key)
+                    if progress is not None:
+                        progress(done, len(pairs))
         finally:
             for record in read_records(root):
                 key = f"{record['dataset']}/{record['case']}"
@@ -172,8 +169,16 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _bring_up_to_date(pair: tuple[Catalog, Case], root: Path, config: StoreConfig, verify: bool) -> str:
-    """Prepares one case unless it is there; returns ``prepared`` or ``kept``."""
-    catalog, case = pair
+    """Prepares one case unless it is there; returns ``prepared``, ``kept``, or ``no room`` where the disk is full."""
+    try:
+        return _keep_or_prepare(*pair, root, config, verify)
+    except OSError as error:
+        if is_full(error):
+            return "no room"
+        raise
+
+
+def _keep_or_prepare(catalog: Catalog, case: Case, root: Path, config: StoreConfig, verify: bool) -> str:
     folder = case_folder(root, case)
     record = _read_record(folder)
     if record is not None and any(record.get(key) != value for key, value in describe(case).items()):
@@ -237,11 +242,17 @@ def _merge_datasets(root: Path, catalogs: Sequence[Catalog]) -> dict[str, Any]:
 
 def _write_text(path: Path, text: str) -> None:
     draft = path.with_name(path.name + ".draft")
-    with draft.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, path)
+    try:
+        with draft.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        if is_full(error):
+            raise NoRoomError(path.parent) from error
+        raise
 
 
 @contextmanager
@@ -254,8 +265,10 @@ def _locked(root: Path) -> Iterator[None]:
         with _lock(root / ".lock", waits=False):
             with _lock(root / ".writing"):  # workers of a killed run end with it, but may be in the middle of a case
                 shutil.rmtree(root / ".drafts", ignore_errors=True)
-            yield
-            shutil.rmtree(root / ".drafts", ignore_errors=True)
+            try:
+                yield
+            finally:
+                shutil.rmtree(root / ".drafts", ignore_errors=True)
     except BlockingIOError as error:
         raise ValueError(f"another run is writing to {root}: wait for it to end") from error
 

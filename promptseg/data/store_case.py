@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +14,12 @@ from .catalog import Case, Catalog
 from .catalog_check import content_hash
 from .label_maps import read_labels
 from .reading import Grid, grid_difference, read_grid
+from .store_files import FOREGROUND, IMAGE, INTENSITY, LABEL, file_checksum, flush, write_array, write_record
 
 if TYPE_CHECKING:
     from ..preprocessing import PreprocessingConfig
 
 RECORD_VERSION = 1
-RECORD, IMAGE, LABEL = "case.json", "image.b2nd", "label.b2nd"
-FOREGROUND, INTENSITY = "foreground.npy", "intensity.npy"
 LABEL_COLUMNS = ("value", "voxels", "low_i", "low_j", "low_k", "high_i", "high_j", "high_k", "samples", "samples_stop")
 """What the numbers of a label are in a record: box half-open in canonical voxels, samples as rows of the foreground."""
 
@@ -152,7 +149,7 @@ def write_case(folder: Path, catalog: Catalog, case: Case, config: StoreConfig) 
         write_array(folder / LABEL, labels.grid.array, config)
         np.save(folder / FOREGROUND, foreground)
     for path in sorted(folder.iterdir()):
-        _flush(path)
+        flush(path)
         record["files"][path.name] = {"bytes": path.stat().st_size, "checksum": file_checksum(path)}
     write_record(folder, record)
     return record
@@ -185,31 +182,6 @@ def _write_pyramid(folder: Path, image: Grid, config: StoreConfig) -> dict[str, 
             for level in coarser
         ],
     }
-
-
-def write_array(path: Path, array: np.ndarray, config: StoreConfig) -> None:
-    """Writes a 3D array as a blosc2 ``.b2nd`` file and reads it back; equal arrays give equal bytes.
-
-    Raises:
-        ValueError: if the file does not hold the array.
-    """
-    import blosc2
-
-    chunks = tuple(min(config.chunk_size, side) for side in array.shape)
-    blosc2.asarray(
-        np.ascontiguousarray(array),  # type: ignore[arg-type]
-        urlpath=str(path),
-        chunks=chunks,
-        blocks=tuple(min(config.block_size, side) for side in chunks),
-        cparams={
-            "codec": blosc2.Codec.ZSTD if path.name == LABEL else blosc2.Codec.LZ4,
-            "clevel": config.compression_level,
-            "filters": [blosc2.Filter.BITSHUFFLE],
-            "nthreads": 1,
-        },
-    )
-    if not np.array_equal(blosc2.open(str(path), mode="r", dparams={"nthreads": 1})[...], array):  # type: ignore
-        raise ValueError(f"{path} cannot be read back as written: is the disk full or failing?")
 
 
 def index_labels(labels: np.ndarray, key: str, samples: int) -> tuple[list[list[int]], np.ndarray]:
@@ -282,42 +254,3 @@ def intensity_statistics(array: np.ndarray, max_samples: int = 1_000_000) -> dic
         "std": float(voxels.std()),
         "percentiles": {f"{p:g}": float(v) for p, v in zip(percents, np.percentile(voxels, percents), strict=True)},
     }
-
-
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Writes ``case.json`` in one step."""
-    draft = folder / (RECORD + ".draft")
-    draft.write_text(json.dumps(record, sort_keys=True), encoding="utf-8")
-    _flush(draft)
-    os.replace(draft, folder / RECORD)
-
-
-def _flush(path: Path) -> None:
-    with path.open("r+b") as stream:
-        os.fsync(stream.fileno())
-
-
-def file_checksum(path: Path) -> str:
-    """BLAKE2b-128 of a file's bytes, as hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def damaged_files(folder: Path, files: Mapping[str, Mapping[str, Any]], thorough: bool = True) -> list[str]:
-    """Names of a case's files that are missing or are not what was written.
-
-    Args:
-        folder: of the case.
-        files: name -> bytes and checksum, of the record.
-        thorough: reads every byte; else sizes are compared only.
-    """
-    bad = []
-    for name, expected in files.items():
-        path = folder / name
-        is_there = path.is_file() and path.stat().st_size == expected["bytes"]
-        if not is_there or (thorough and file_checksum(path) != expected["checksum"]):
-            bad.append(name)
-    return bad

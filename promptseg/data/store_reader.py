@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .store_case import IMAGE, LABEL, LABEL_COLUMNS
+from .store_case import LABEL_COLUMNS
+from .store_files import IMAGE, LABEL
 from .store_source import ArraySource, FolderSource, Kind, read_padded
 
 
@@ -244,6 +245,8 @@ class Store:
     def _fill(self, datasets: dict[str, Any], lines: Sequence[bytes], source: ArraySource) -> None:
         self.datasets = datasets
         """Name of a data set -> licence, citation, terms and more."""
+        self.source = source
+        """Where the bytes come from."""
         self.cases = tuple(StoreCase.from_line(line, datasets, source) for line in lines)
         self._by_key = {case.key: case for case in self.cases}
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from .store_case import damaged_files
+from .store_files import damaged_files
 
 Kind = Literal["image", "label"]
 MAX_OPEN_FILES = 64
@@ -39,6 +39,11 @@ class StoredArray(Protocol):
 
 class ArraySource(Protocol):
     """Where a store's bytes come from."""
+
+    @property
+    def address(self) -> str:
+        """Folder or URL."""
+        ...
 
     def open(self, record: dict[str, Any], name: str) -> StoredArray:
         """Opens an array of a case: ``image``, ``label``, ``level1``; from any thread or process, cheap again."""
@@ -68,6 +73,11 @@ class FolderSource:
         self.root = root
         self.verify = verify
         self._local = threading.local()
+
+    @property
+    def address(self) -> str:
+        """See :class:`ArraySource`."""
+        return str(self.root)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "verify": self.verify}

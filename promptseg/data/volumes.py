@@ -25,6 +25,7 @@ from .label_maps import read_labels
 from .label_plan import MIN_VOXELS, LabelPlan, wild_values
 from .pool import TrainingPool
 from .reading import grid_difference, read_grid
+from .store_address import open_store
 from .store_case import LABEL_COLUMNS, StoreConfig, index_labels
 from .store_reader import Store, StoreCase
 from .store_views import CaseArray, StoredImage, StoredLabels, renumber
@@ -89,7 +90,7 @@ def open_pool(
     """The cases of a fold as the sampler's pool, read from the store as they are drawn.
 
     Args:
-        store: a store, or its folder.
+        store: a store, or its address: a folder, that of a Zarr export too, or the URL of one.
         weights: group -> weight; a group is ``dataset`` or ``dataset:modality``.
         preprocessing: the model's.
         fold: which cases; ``validation`` and ``test`` are never trained on.
@@ -100,7 +101,7 @@ def open_pool(
         ValueError: for a group without cases, unless those are skipped; if nothing is left; for a store that was
             prepared with another preprocessing.
     """
-    store = store if isinstance(store, Store) else Store(store)
+    store = store if isinstance(store, Store) else open_store(store)
     groups: dict[str, Any] = {}
     for group in weights:
         dataset, _, modality = group.partition(":")

@@ -53,7 +53,8 @@ class PretrainConfig:
     catalogs: str = ""
     """Folder of catalogs ``NAME.yaml`` that describe the data sets better than what lies beside them."""
     store: str = ""
-    """Store of ``promptseg data prepare`` to read crops from, instead of ``data_root``: for data larger than memory."""
+    """Store of ``promptseg data prepare`` to read crops from, instead of ``data_root``: for data larger than memory; or
+    what ``promptseg data export`` made of one, a Zarr folder or the URL of an object store such as ``s3://bucket/zarr``."""
     data_weights: dict[str, float] = field(default_factory=dict)
     """Data set (``name`` or ``name:modality``) -> sampling weight."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from promptseg.data import Store
+from promptseg.data.store_address import open_store
 from promptseg.preprocessing import PreprocessingConfig
 
 from .conftest import Run
@@ -84,6 +85,26 @@ def test_prepare_leaves_out_a_bad_case_and_says_so(run: Run, blobs: Path, tmp_pa
     assert run("data", "prepare", blobs, "-o", tmp_path / "other").code == 1, "not one case could be used"
 
 
+def test_export_writes_a_store_as_zarr_and_refuses_what_it_would_destroy(run: Run, blobs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    run("data", "prepare", blobs, "-o", tmp_path / "store")
+    for _ in range(2):  # an earlier export is replaced
+        done = run("data", "export", tmp_path / "store", "-o", tmp_path / "zarr")
+        assert (done.code, done.err) == (0, "")
+        assert done.out.startswith(f"{tmp_path / 'zarr'}: 3 cases exported")
+    store = open_store(tmp_path / "zarr")
+    np.testing.assert_array_equal(store["blobs/c1"].read(), Store(tmp_path / "store")["blobs/c1"].read())
+    for place, message in ((blobs, "would be lost"), (tmp_path / "store", "lie in each other")):
+        done = run("data", "export", tmp_path / "store", "-o", place)
+        assert (done.code, done.out) == (2, "")
+        assert message in done.error
+    assert (blobs / "catalog.yaml").is_file()
+    assert Store(tmp_path / "store").verify() == {}
+    done = run("data", "export", tmp_path / "store", "-o", "nothing://bucket")
+    assert (done.code, done.out) == (2, "")
+    assert "nothing://bucket cannot be opened" in done.error
+
+
 def test_the_preprocessing_of_a_model_is_taken(run: Run, blobs: Path, tmp_path: Path) -> None:
     for name, content in (
         ("config.json", json.dumps({"model": {"preprocessing": {"equalization": 0.25}}})),
@@ -123,7 +144,16 @@ def test_a_root_is_given_for_each_catalog(run: Run, blobs: Path, tmp_path: Path)
         (["prepare", "{blobs}", "-o", "s", "--compression", "11"], "compression_level=11"),
         (["prepare", "{blobs}", "-o", "s", "--preprocessing", "nothing.json"], "no such file"),
         (["prepare", "{blobs}", "-o", "s", "--preprocessing", "{blobs}/catalog.yaml"], "not the fields"),
-        (["burn", "{blobs}"], "expected one of 'check', 'prepare'"),
+        (["burn", "{blobs}"], "expected one of 'check', 'prepare', 'export'"),
+        (["export", "{blobs}"], "expected -o ZARR"),
+        (["export", "{blobs}", "-o", "z"], "is not a store: make one with promptseg data prepare"),
+        (["export", "nowhere", "-o", "z"], "nowhere is not a store"),
+        (
+            ["export", "{blobs}", "{blobs}", "-o", "z"],
+            "expected one STORE, which prepare wrote, and no --root",
+        ),
+        (["export", "{blobs}", "--root", "{blobs}", "-o", "z"], "no --root; given --root"),
+        (["export", "nothing://bucket", "-o", "z"], "nothing://bucket cannot be opened: Protocol not known"),
         (["check"], "catalog"),
     ],
 )

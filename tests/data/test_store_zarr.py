@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promptseg.data import Store, StoreConfig, prepare
+from promptseg.data.store_address import open_store
 from promptseg.data.store_zarr import export_zarr, open_zarr_store
 from promptseg.preprocessing import PreprocessingConfig
 
@@ -62,17 +66,111 @@ def test_the_index_is_the_same(stores: tuple[Store, Store, Path]) -> None:
 
 def test_a_changed_chunk_is_found(stores: tuple[Store, Store, Path]) -> None:
     assert stores[1].verify() == {}
-    chunk = max(
-        (p for p in (stores[2] / "cases/blobs/b/image/c").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
-    )
+    chunk = chunks(stores[2] / "cases/blobs/b/image")[0]
     content = bytearray(chunk.read_bytes())
     content[len(content) // 3] ^= 0xFF
-    whole = chunk.read_bytes()
-    chunk.write_bytes(content)
-    try:
+    with damaged(chunk, bytes(content)):
         assert open_zarr_store(stores[2]).verify() == {"blobs/b": ["image"]}
+
+
+def chunks(array: Path) -> list[Path]:
+    """Files of an array's shards, the largest first."""
+    return sorted((p for p in (array / "c").rglob("*") if p.is_file()), key=lambda p: -p.stat().st_size)
+
+
+@contextmanager
+def damaged(path: Path, content: bytes | None) -> Iterator[None]:
+    """A file with other content, or gone."""
+    whole = path.read_bytes()
+    path.unlink() if content is None else path.write_bytes(content)
+    try:
+        yield
     finally:
-        chunk.write_bytes(whole)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("case", ["blobs/a", "blobs/empty"], ids=["labelled", "without a label"])
+@pytest.mark.parametrize("loss", ["gone", "empty", "cut"])
+def test_a_lost_chunk_is_an_error_and_no_background(stores: tuple[Store, Store, Path], case: str, loss: str) -> None:
+    path = chunks(stores[2] / "cases" / case / "label")[0]
+    content = {"gone": None, "empty": b"", "cut": path.read_bytes()[:-7]}[loss]
+    with damaged(path, content), pytest.raises(ValueError, match=f"label of {case} in .* promptseg data export"):
+        open_zarr_store(stores[2])[case].read("label")
+    assert open_zarr_store(stores[2]).verify() == {}
+
+
+def test_a_lost_chunk_of_a_table_or_the_index_is_an_error(stores: tuple[Store, Store, Path]) -> None:
+    for place, what in (("cases/blobs/a/foreground", "foreground of blobs/a"), ("index", "index of")):
+        with damaged(chunks(stores[2] / place)[0], None), pytest.raises(ValueError, match=what):
+            open_zarr_store(stores[2])["blobs/a"].foreground(1)
+    with (
+        damaged(stores[2] / "cases/blobs/a/image/zarr.json", None),
+        pytest.raises(ValueError, match="image of blobs/a"),
+    ):
+        open_zarr_store(stores[2])["blobs/a"].read()
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 255))
+def test_any_changed_byte_is_an_error(stores: tuple[Store, Store, Path], where: float, change: int) -> None:
+    path = chunks(stores[2] / "cases/blobs/b/image")[0]
+    content = bytearray(path.read_bytes())
+    content[int(where * len(content))] ^= change
+    with damaged(path, bytes(content)), pytest.raises(ValueError, match="image of blobs/b in .* damaged"):
+        open_zarr_store(stores[2])["blobs/b"].read()
+
+
+def test_every_chunk_is_written_whatever_it_holds(stores: tuple[Store, Store, Path]) -> None:
+    import zarr
+
+    group = zarr.open_group(str(stores[2]), mode="r")
+    for case in stores[1]:
+        for name in case.record["arrays"]:
+            array = group[f"{case.record['folder']}/{name}"]
+            assert isinstance(array, zarr.Array)
+            assert len(chunks(stores[2] / case.record["folder"] / name)) == np.prod(
+                [-(-side // shard) for side, shard in zip(array.shape, array.shards or array.chunks, strict=True)]
+            )
+
+
+def test_an_export_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    import zarr
+
+    group = zarr.open_group(str(tmp_path / "zarr"), mode="w")
+    group.attrs.update({"format": "promptseg-store", "datasets": {}})
+    with pytest.raises(ValueError, match="has version 1 and this reads 2"):
+        open_zarr_store(tmp_path / "zarr")
+
+
+def test_any_kind_of_store_is_opened_by_its_address(stores: tuple[Store, Store, Path]) -> None:
+    import fsspec
+
+    expected = stores[0]["blobs/a"].read()
+    try:
+        export_zarr(stores[0], "memory://bucket/store.zarr")
+        for address in (
+            stores[2].parent / "store",
+            str(stores[2].parent / "store"),
+            stores[2],
+            f"file://{stores[2]}",
+            "memory://bucket/store.zarr",
+        ):
+            opened = open_store(address)
+            np.testing.assert_array_equal(opened["blobs/a"].read(), expected)
+            np.testing.assert_array_equal(pickle.loads(pickle.dumps(opened["blobs/a"])).read(), expected)
+        files = fsspec.filesystem("memory")
+        files.rm(max(files.find("/bucket/store.zarr/cases/blobs/a/image/c")))
+        with pytest.raises(ValueError, match=r"image of blobs/a in memory://bucket/store\.zarr is missing"):
+            open_store("memory://bucket/store.zarr")["blobs/a"].read()
+    finally:
+        fsspec.filesystem("memory").rm("/bucket", recursive=True)
+    for address, message in (
+        (stores[2].parent / "nothing", "is not a store"),
+        ("memory://bucket/nothing", "no Zarr store at memory://bucket/nothing"),
+        ("nothing://bucket", "nothing://bucket cannot be opened"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_store(address)
 
 
 def test_an_address_without_a_store_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from promptseg.data.crops import IGNORED, TISSUE, TrainingVolume, crop_image, cr
 from promptseg.data.pool import TrainingPool
 from promptseg.data.sampler import SamplerConfig, draw_geometry, draw_sample
 from promptseg.data.store_views import StoredImage, StoredLabels, renumber
+from promptseg.data.store_zarr import export_zarr
 from promptseg.data.volumes import StoreVolumes, load_volume, open_pool, open_volume
 from promptseg.preprocessing import PreprocessingConfig
 
@@ -76,6 +77,18 @@ def test_draws_from_the_store_are_the_draws_from_the_files(data) -> None:
         torch.testing.assert_close(ours.image, theirs.image, rtol=0, atol=2e-3)
         sources.add(ours.source)
     assert {"organs", "maps (painted)", "spine"} <= sources
+
+
+def test_draws_from_an_export_are_the_draws_from_the_store(data, tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    export_zarr(data[1], tmp_path / "zarr", chunk_size=16)
+    weights = {"organs": 0.6, "maps": 0.2, "spine": 0.2}
+    exported = open_pool(str(tmp_path / "zarr"), weights, PREPROCESSING)
+    for index in range(12):
+        first, second = (draw_sample(p, 3, 0, index, SAMPLER, PREPROCESSING) for p in (pools(data)[1], exported))
+        assert first.source == second.source
+        assert torch.equal(first.image, second.image)
+        assert torch.equal(first.targets, second.targets)
 
 
 def test_what_is_absent_is_so_case_by_case(data) -> None:

@@ -10,9 +10,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from promptseg.data import load_catalog, prepare
+from promptseg.data import Store, load_catalog, prepare
 from promptseg.data.pool import TrainingPool
 from promptseg.data.store_case import StoreConfig
+from promptseg.data.store_zarr import export_zarr
 from promptseg.models import ModelConfig, PromptableModel, TextTerm
 from promptseg.training.initialisation import earlier_terms
 from promptseg.training.loop import setup
@@ -74,6 +75,19 @@ def test_a_store_gives_the_structures_of_its_catalog(make_config, organs, tmp_pa
     ]
     assert loaded.config.text_encoder
     assert earlier_terms(str(Path(config.out_dir) / "weights")) == loaded.config.text_terms
+
+
+@pytest.mark.parametrize("address", ["{}/zarr", "memory://bucket/zarr"])
+def test_a_run_trains_from_an_export_of_a_store(make_config, organs, tmp_path, address: str):
+    pytest.importorskip("zarr")
+    config = make_config(data_root="nowhere", data_weights={"trunk": 1.0}, store=address.format(tmp_path))
+    catalog = load_catalog(organs / "catalogs" / "trunk.yaml", organs / "trunk")
+    prepare([catalog], tmp_path / "store", config=StoreConfig(preprocessing=config.model.preprocessing))
+    export_zarr(Store(tmp_path / "store"), config.store)
+    trainer = setup(config)
+    exported = trainer.train_step([trainer.stage.stream[0]])
+    trainer = setup(dataclasses.replace(config, store=str(tmp_path / "store"), out_dir=str(tmp_path / "other")))
+    assert trainer.train_step([trainer.stage.stream[0]]) == exported
 
 
 def test_terms_of_earlier_weights_stay_known(make_config, organs):
