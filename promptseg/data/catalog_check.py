@@ -73,6 +73,9 @@ def inspect_case(case: Case, catalog: Catalog) -> CaseFacts:
                 ("error", "grids-differ", f"label grid is not the image's: {difference}; resample the label")
             )
         problems += _label_problems(catalog, case, voxels)
+        if labels.nonfinite_voxels:
+            text = f"{labels.nonfinite_voxels} voxels of the labels are NaN or infinite: taken as background"
+            problems.append(("warning", "non-finite", text))
         if labels.overlap_voxels:
             problems.append(("info", "overlap", f"{labels.overlap_voxels} voxels belong to several classes"))
         if labels.disputed_voxels:

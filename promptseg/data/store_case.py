@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ from .reading import Grid, grid_difference, read_grid
 
 if TYPE_CHECKING:
     from ..preprocessing import PreprocessingConfig
+
+logger = logging.getLogger(__name__)
 
 RECORD_VERSION = 1
 RECORD, IMAGE, LABEL = "case.json", "image.b2nd", "label.b2nd"
@@ -139,6 +142,7 @@ def write_case(folder: Path, catalog: Catalog, case: Case, config: StoreConfig) 
         if record["statistics"]["minimum"] == record["statistics"]["maximum"]:
             raise ValueError(f"{case.image}: every voxel is {image.array.flat[0]}")
         record["nonfinite"] = image.nonfinite_count
+        _warn_of_nonfinite(case.key, "image", image.nonfinite_count)
         write_array(folder / IMAGE, image.array, config)
         if config.preprocessing is not None:
             record["pyramid"] = _write_pyramid(folder, image, config)
@@ -149,6 +153,8 @@ def write_case(folder: Path, catalog: Catalog, case: Case, config: StoreConfig) 
             )
         record["labels"], foreground = index_labels(labels.grid.array, case.key, config.foreground_samples)
         record["overlap_voxels"], record["disputed_voxels"] = labels.overlap_voxels, labels.disputed_voxels
+        record["nonfinite_labels"] = labels.nonfinite_voxels
+        _warn_of_nonfinite(case.key, "labels", labels.nonfinite_voxels)
         write_array(folder / LABEL, labels.grid.array, config)
         np.save(folder / FOREGROUND, foreground)
     for path in sorted(folder.iterdir()):
@@ -156,6 +162,12 @@ def write_case(folder: Path, catalog: Catalog, case: Case, config: StoreConfig) 
         record["files"][path.name] = {"bytes": path.stat().st_size, "checksum": file_checksum(path)}
     write_record(folder, record)
     return record
+
+
+def _warn_of_nonfinite(key: str, kind: str, count: int) -> None:
+    if count:
+        filled = "the smallest finite value" if kind == "image" else "background"
+        logger.warning("%s: %d voxels of the %s are NaN or infinite: taken as %s", key, count, kind, filled)
 
 
 def level_file(level: int) -> str:

@@ -32,6 +32,7 @@ def test_a_sound_data_set_has_no_findings(make_catalog: MakeCatalog) -> None:
 SHAPE = (20, 18, 14)
 IMAGE, LABEL = "images/p00.nii.gz", "labels/p00.nii.gz"
 MOVED = np.diag([1, 1.5, 2.2, 1])
+VOID = np.where(phantom(0)[1] > 0, 1, np.nan).astype(np.float32)
 HOLES = np.where(phantom(0)[0] == 5, np.nan, phantom(0)[0]).astype(np.float32)
 
 
@@ -48,6 +49,7 @@ HOLES = np.where(phantom(0)[0] == 5, np.nan, phantom(0)[0]).astype(np.float32)
         (lambda root: (root / IMAGE).unlink(), "label-without-image", "warning"),
         (lambda root: save_nifti(root / IMAGE, np.zeros((20, 18, 14, 2), np.int16)), "channels", "error"),
         (lambda root: save_nifti(root / IMAGE, HOLES), "non-finite", "warning"),
+        (lambda root: save_nifti(root / LABEL, VOID), "non-finite", "warning"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
