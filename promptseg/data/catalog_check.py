@@ -243,7 +243,7 @@ def find_split_patients(entries: Iterable[tuple[str, str, str]]) -> list[Finding
     """
     folds: dict[tuple[str, str], set[str]] = defaultdict(set)
     for dataset, patient, fold in entries:
-        folds[dataset, patient].add(fold)
+        folds[dataset, str(patient)].add(str(fold))  # an earlier store may hold numbers
     split = {key: sorted(names) for key, names in sorted(folds.items()) if len(names) > 1}
     return [
         Finding("error", "leakage", dataset, "", f"patient {patient!r} is in the folds {names}: correct 'folds'")

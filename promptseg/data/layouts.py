@@ -179,12 +179,12 @@ def _new_case(catalog: Catalog, name: str, patient: str, image: Path | None, lab
 def _listed(catalog: Catalog) -> tuple[Case, ...]:
     cases = []
     for entry in catalog.listing:
-        image = catalog.root / entry["image"] if entry.get("image") else None
-        labels = (LabelFile(catalog.root / entry["label"]),) if entry.get("label") else ()
-        case = _new_case(catalog, str(entry["case"]), str(entry.get("patient") or ""), image, labels)
+        image = catalog.root / entry["image"] if "image" in entry else None
+        labels = (LabelFile(catalog.root / entry["label"]),) if "label" in entry else ()
+        case = _new_case(catalog, entry["case"], entry.get("patient", ""), image, labels)
         changes = {key: entry[key] for key in ("fold", "modality", "complete", "instances") if key in entry}
         if "annotated" in entry and labels:
-            changes["annotated"] = catalog.annotated_values(tuple(entry["annotated"]))
+            changes["annotated"] = catalog.annotated_values(entry["annotated"])
         cases.append(replace(case, **changes))
     return tuple(cases)
 
