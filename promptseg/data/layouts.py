@@ -1,20 +1,18 @@
-r"""Finds a data set's cases on disk: path patterns with named fields, and the presets of common layouts.
+"""Finds a data set's cases on disk, by patterns (see :mod:`.file_patterns`) or the presets of common layouts.
 
-A pattern is a path relative to the root. ``{name}`` is a field, the same text wherever the name occurs;
-``{name:regex}`` restricts it; ``[...]`` is optional; ``*`` is any text within a folder name, ``**/`` any folders.
 Fields that images and labels share tie them together; ``{channel}``, ``{term}`` and ``{rater}`` number the files of one
 case.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .catalog import Case, Catalog, LabelFile
+from .check_report import Finding
+from .file_patterns import FilePattern
 from .folds import assign_folds, matches
 
 PRESETS: dict[str, tuple[str, str]] = {
@@ -29,81 +27,11 @@ PRESETS: dict[str, tuple[str, str]] = {
 }
 """Layout -> (images, labels); a catalog's own pattern replaces either."""
 
+MAX_NAMED = 5
+"""Names in one finding; the rest is counted."""
+
 _PER_FILE = ("channel", "term", "rater")
 _UNNAMED = (*_PER_FILE, "split", "suffix", "pipeline")
-
-
-class FilePattern:
-    """A path pattern with named fields.
-
-    Args:
-        pattern: see the module's text.
-
-    Raises:
-        ValueError: for a bracket that is not closed or a regular expression that is not valid.
-
-    Example:
-        >>> FilePattern("images/{case}_{channel:[0-9]+}.nii[.gz]").match("images/liver_01_0000.nii.gz")
-        {'case': 'liver_01', 'channel': '0000'}
-    """
-
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-        self.fields: list[str] = []
-        try:
-            self._regex = re.compile(self._translate(pattern))
-        except re.error as error:
-            raise ValueError(f"pattern {pattern!r} is not valid: {error}") from error
-        literal = re.split(r"[{\[*]", pattern, maxsplit=1)[0]
-        self.folder = literal.rpartition("/")[0]
-        """Deepest folder that holds every match, relative to the root."""
-
-    def _translate(self, pattern: str) -> str:
-        parts: list[str] = []
-        depth = position = 0
-        while position < len(pattern):
-            rest = pattern[position:]
-            step = 1
-            if field := re.match(r"\{(\w+)(?::([^}]*))?\}", rest):
-                name, regex = field.groups()
-                parts.append(f"(?P={name})" if name in self.fields else f"(?P<{name}>{regex or '[^/]+'})")
-                if name not in self.fields:
-                    self.fields.append(name)
-                step = field.end()
-            elif rest.startswith("**/"):
-                parts.append("(?:.*/)?")
-                step = 3
-            elif rest[0] == "*":
-                parts.append("[^/]*")
-            elif rest[0] in "[]":
-                depth += 1 if rest[0] == "[" else -1
-                parts.append("(?:" if rest[0] == "[" else ")?")
-            elif rest[0] in "{}":
-                raise ValueError(f"pattern {pattern!r}: the brace at {position} is not a field such as {{case}}")
-            else:
-                parts.append(re.escape(rest[0]))
-            position += step
-        if depth:
-            raise ValueError(f"pattern {pattern!r}: '[' and ']' do not pair")
-        return "".join(parts)
-
-    def match(self, path: str) -> dict[str, str] | None:
-        """Fields of a path (``/`` between folders) that the whole pattern fits, or None; a field left out is ''."""
-        found = self._regex.fullmatch(path)
-        return None if found is None else {name: text or "" for name, text in found.groupdict().items()}
-
-    def find(self, root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-        """Files under a root that fit, in sorted order, with their fields; hidden files are passed over."""
-        for path in sorted(_walk(root / self.folder)):
-            fields = self.match(path.relative_to(root).as_posix())
-            if fields is not None:
-                yield path, fields
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent) / name for name in names if not name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -114,11 +42,13 @@ class Scan:
         cases: sorted by name, with folds and overrides applied.
         orphans: label files whose image is missing.
         unknown_classes: per-class label files whose ``{term}`` no term has.
+        findings: what is odd about single cases, and can be told without opening a file.
     """
 
     cases: tuple[Case, ...]
     orphans: tuple[Path, ...] = ()
     unknown_classes: tuple[Path, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 def scan(catalog: Catalog) -> Scan:
@@ -144,7 +74,12 @@ def scan(catalog: Catalog) -> Scan:
                 f"{catalog.name}: {first.files[0]} and {second.files[0]} are both case {first.name!r}; "
                 "tell them apart with a further field in the pattern"
             )
-    return replace(found, cases=assign_folds(catalog, [_override(catalog, case) for case in kept]))
+    kept = [_override(catalog, case) for case in kept]
+    stated = {case.name: case.annotated for case in kept}
+    kept = [_with_files(case) for case in kept]
+    missing = [(case, sorted(set(stated[case.name]) - set(case.annotated))) for case in kept]
+    findings = [_class_file_missing(catalog, case, values) for case, values in missing if values]
+    return replace(found, cases=assign_folds(catalog, kept), findings=tuple(findings))
 
 
 def _override(catalog: Catalog, case: Case) -> Case:
@@ -158,7 +93,26 @@ def _override(catalog: Catalog, case: Case) -> Case:
     return case
 
 
+def _with_files(case: Case) -> Case:
+    """Leaves the classes annotated that have a file, from every rater: without one, nobody may have looked for it."""
+    for rater in {label.rater for label in case.labels if label.value is not None}:
+        there = {label.value for label in case.labels if label.rater == rater}
+        case = replace(case, annotated=tuple(value for value in case.annotated if value in there))
+    return case
+
+
+def _class_file_missing(catalog: Catalog, case: Case, values: list[int]) -> Finding:
+    names = [catalog.names[value] for value in values]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    message = (
+        f"no file for {', '.join(names[:MAX_NAMED])}{more}: unknown in the image, not absent; add the file, an empty "
+        "one where the structure was looked for and is not there"
+    )
+    return Finding("warning", "class-file-missing", case.dataset, case.name, message)
+
+
 def _new_case(catalog: Catalog, name: str, patient: str, image: Path | None, labels: tuple[LabelFile, ...]) -> Case:
+    """A case as the catalog has it for all; folds and overrides come later."""
     if catalog.patient and (found := re.search(catalog.patient, name)):
         patient = found.group(1) if found.groups() else found.group(0)
     return Case(
@@ -212,7 +166,8 @@ def _matched(catalog: Catalog) -> Scan:
         )
         name = fields.get("case") or "_".join(t for f, t in fields.items() if f not in _UNNAMED and t)
         case = _new_case(catalog, name, fields.get("patient", ""), image, files)
-        cases += [rated for channel in _channels(catalog, case, fields) for rated in _raters(catalog, channel)]
+        for channel in _channels(catalog, case, fields):
+            cases += _raters(catalog, channel)
     orphans = [path for key, files in groups.items() if key not in used for path, _ in files]
     return Scan(tuple(cases), tuple(orphans), tuple(unknown))
 
@@ -241,7 +196,5 @@ def _raters(catalog: Catalog, case: Case) -> list[Case]:
     raters = sorted({label.rater for label in case.labels})
     if catalog.raters != "each" or len(raters) < 2:
         return [case]
-    return [
-        replace(case, name=f"{case.name}_{rater}", labels=tuple(f for f in case.labels if f.rater == rater))
-        for rater in raters
-    ]
+    own = {rater: tuple(f for f in case.labels if f.rater == rater) for rater in raters}
+    return [replace(case, name=f"{case.name}_{rater}", labels=files) for rater, files in own.items()]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from promptseg.data import CheckReport, Finding, check_catalogs, load_catalog
-from promptseg.data.catalog_check import content_hash, count_values, find_duplicates, unknown_terms
+from promptseg.data.catalog_check import content_hash, count_values, find_duplicates
+from promptseg.data.structure_check import unknown_terms
 
 from ..conftest import make_affine
 from .conftest import MakeCatalog, describe, phantom, save_nifti
@@ -82,6 +83,17 @@ def test_a_data_set_that_is_not_there_is_an_error(tmp_path: Path, make_catalog: 
     assert codes(check_catalogs([describe(tmp_path / "empty")])) == {"no-case": "error"}
     catalog = make_catalog(labels="segmentations/{case}.nii.gz")
     assert codes(check_catalogs([catalog]))["no-label"] == "error"
+
+
+def test_a_class_without_a_file_is_found(tmp_path: Path) -> None:
+    for number in range(2):
+        image, labels = phantom(number)
+        save_nifti(tmp_path / f"s{number}/ct.nii.gz", image)
+        for value, name in ((1, "liver"), (2, "spleen"))[: number + 1]:
+            save_nifti(tmp_path / f"s{number}/seg/{name}.nii.gz", (labels == value).astype(np.uint8))
+    patterns = {"images": "{case}/ct.nii.gz", "labels": "{case}/seg/{term}.nii.gz", "label_format": "classes"}
+    report = check_catalogs([describe(tmp_path, **patterns)])
+    assert [(f.code, f.case) for f in report.findings if f.severity == "warning"] == [("class-file-missing", "s0")]
 
 
 def test_tissue_that_is_only_painted_and_instances_need_no_term(make_catalog: MakeCatalog) -> None:

@@ -1,0 +1,69 @@
+"""Checks what can be told of a data set without opening a file: its folders, its catalog's rules and its terms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from .catalog import Catalog
+from .check_report import Finding
+from .layouts import Scan
+
+
+def check_structure(catalog: Catalog, found: Scan) -> Iterator[Finding]:
+    """Findings on a catalog and the names of its files.
+
+    Args:
+        catalog: what was looked for.
+        found: what is there.
+    """
+    cases = found.cases
+    yield from found.findings
+    for path in found.orphans:
+        yield Finding("warning", "label-without-image", catalog.name, "", f"{path}: no image belongs to this label")
+    for path in found.unknown_classes:
+        yield Finding(
+            "warning", "class-without-term", catalog.name, "", f"{path}: no term has this file; add it to 'terms'"
+        )
+    if not cases:
+        yield Finding("error", "no-case", catalog.name, "", f"no file under {catalog.root} fits the patterns")
+    elif catalog.terms and not any(case.labels for case in cases):
+        yield Finding("error", "no-label", catalog.name, "", "no label file fits the pattern, but there are terms")
+    if catalog.licence.lower().startswith("unknown"):
+        yield Finding("warning", "licence", catalog.name, "", "the licence is not known: state it in the catalog")
+    absent = [name for override in catalog.overrides for name in override.absent or ()]
+    names = [*catalog.names.values(), *(name for name, _ in catalog.unions), *catalog.absent, *absent]
+    for name, reason in unknown_terms(names).items():
+        yield Finding("warning", "unknown-term", catalog.name, "", f"{name!r} is not in the vocabulary: {reason}")
+
+
+def unknown_terms(names: Iterable[str]) -> dict[str, str]:
+    """Terms that the vocabulary does not have, and why.
+
+    Args:
+        names: terms of a catalog.
+
+    Returns:
+        Term -> the reason, with the nearest known terms; empty if all are known.
+
+    Example:
+        >>> list(unknown_terms(["left kidney", "kidney left", "left kidny", "left liver"]))
+        ['left kidny', 'left liver']
+    """
+    from ..text import load_index
+
+    index, unknown = load_index(), {}
+    lookup = logging.getLogger("promptseg.text.lookup")
+    is_quiet, lookup.disabled = lookup.disabled, True  # a corrected word is reported here instead
+    try:
+        for name in dict.fromkeys(names):
+            try:
+                match = index.find(name)
+            except ValueError as error:
+                unknown[name] = str(error)
+            else:
+                if match.corrected:
+                    unknown[name] = f"did you mean {match.name!r}?"
+    finally:
+        lookup.disabled = is_quiet
+    return unknown
