@@ -7,7 +7,7 @@ from typing import Any
 
 from .catalog import Catalog
 from .catalog_fields import FIELDS, as_text, build_catalog
-from .dataset_json import folder_fields, listed_fields, read_json, root_of_listing, terms_beside
+from .dataset_json import folder_fields, labels_beside, listed_fields, read_json, root_of_listing
 
 _IN_FOLDER = ("catalog.yaml", "dataset.json")
 
@@ -117,7 +117,7 @@ def _from_yaml(path: Path, content: dict[str, Any], root: str | Path | None) -> 
         given = {**listed_fields(index, read_json(index)), **given}
         base = root_of_listing(index.parent, given["listing"])
     elif "terms" not in given:
-        given["terms"] = terms_beside(base / "dataset.json")
+        given = {**labels_beside(base / "dataset.json"), **given}
     return build_catalog(path, given, base)
 
 

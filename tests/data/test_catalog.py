@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.data import load_catalog
+from promptseg.data import check_catalogs, load_catalog
 from promptseg.data.catalog_loader import find_catalogs
 
 from .conftest import describe, phantom, save_nifti
@@ -144,8 +144,56 @@ def test_an_nnunet_dataset_json_is_a_catalog(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     catalog = load_catalog(write(tmp_path, json.dumps(content), "dataset.json"))
-    assert catalog.names == {1: "PZ", 2: "TZ"}
+    assert (catalog.names, catalog.ignore) == ({1: "PZ", 2: "TZ"}, (3,))
+    assert catalog.unions == (("whole", (1, 2)),)
     assert [(case.modality, len(case.labels)) for case in catalog.cases()] == [("T2", 1), ("ADC", 1)]
+
+
+def test_regions_of_an_nnunet_dataset_json_are_terms_and_unions(tmp_path: Path) -> None:
+    labels = {"background": 0, "tumor": [1, 2, 3], "core": [2, 3], "rim": [3]}
+    content = {"channel_names": {"0": "T1"}, "labels": labels,
+               "regions_class_order": [1, 2, 3], "file_ending": ".nii.gz"}  # fmt: skip
+    image, labels = phantom(0, values=(1, 2, 3))
+    save_nifti(tmp_path / "imagesTr/a_0000.nii.gz", image)
+    save_nifti(tmp_path / "labelsTr/a.nii.gz", labels)
+    plain = load_catalog(write(tmp_path, json.dumps(content), "dataset.json"))
+    text = "licence: CC0\ncitation: none\nmodality: MR\nlayout: nnunet\n"
+    for catalog in (plain, load_catalog(write(tmp_path, text))):
+        assert catalog.names == {1: "label 1", 2: "label 2", 3: "rim"}
+        assert catalog.unions == (("tumor", (1, 2, 3)), ("core", (2, 3)))
+        assert catalog.cases()[0].annotated == (1, 2, 3)
+    codes = [finding.code for finding in check_catalogs([plain]).findings]
+    assert "value-without-term" not in codes
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_a_folder_of_the_first_nnunet_is_told_from_a_decathlons(tmp_path: Path, has_labels: bool) -> None:
+    content = {"modality": {"0": "T2", "1": "ADC"}, "labels": {"0": "background", "1": "prostate"}}
+    for name in ("a_0000", "a_0001", "b_0000", "b_0001"):
+        save_nifti(tmp_path / f"one/imagesTr/{name}.nii.gz", phantom(0)[0])
+        save_nifti(tmp_path / f"ten/imagesTr/case_{name[-1]}00{name[2]}.nii.gz", phantom(0)[0])
+    if has_labels:
+        for name in ("one/labelsTr/a", "one/labelsTr/b", "ten/labelsTr/case_0000", "ten/labelsTr/case_1000"):
+            save_nifti(tmp_path / f"{name}.nii.gz", phantom(0)[1])
+    one = load_catalog(write(tmp_path / "one", json.dumps(content), "dataset.json"))
+    assert one.layout == "nnunet"
+    assert [(c.name, c.patient, c.modality, bool(c.labels)) for c in one.cases()] == [
+        (f"{name}_{channel}", name, modality, has_labels)
+        for name in "ab"
+        for channel, modality in (("0000", "T2"), ("0001", "ADC"))
+    ]
+    ten = load_catalog(write(tmp_path / "ten", json.dumps(content), "dataset.json"))
+    assert ten.layout == "medical_decathlon"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("labels", ["liver"]), ("labels", {"liver": "x"}), ("channel_names", {"CT": 0}), ("modality", {"0": ["CT"]})],
+)
+def test_a_dataset_json_of_another_form_is_refused_by_name(tmp_path: Path, field: str, value: object) -> None:
+    content = {"labels": {"background": 0, "liver": 1}, field: value}
+    with pytest.raises(ValueError, match=rf"dataset\.json: {field}: .*expected"):
+        load_catalog(write(tmp_path, json.dumps(content), "dataset.json"))
 
 
 def test_a_listing_is_found_from_its_folder_and_the_one_above(tmp_path: Path) -> None:
