@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from .catalog_rules import check_catalog
+
+logger = logging.getLogger(__name__)
 
 LabelFormat = Literal["map", "classes", "probabilities"]
 RaterRule = Literal["majority", "union", "intersection", "each"]
@@ -233,11 +236,14 @@ class Catalog:
         return tuple(sorted(term.value for term in self.terms if names is None or term.name in names))
 
     def cases(self) -> tuple[Case, ...]:
-        """Finds the cases on disk, sorted by name.
+        """Finds the cases on disk, sorted by name; those that cannot be told apart are left out with a warning.
 
         Raises:
-            ValueError: if the root is missing or two cases have the same name.
+            ValueError: if the root is missing.
         """
         from .layouts import scan
 
-        return scan(self).cases
+        found = scan(self)
+        for case, reason in found.rejected:
+            logger.warning("%s is left out: %s", case.key, reason)
+        return found.cases

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from .catalog import Case, Catalog, LabelFile
@@ -42,12 +43,14 @@ class Scan:
         cases: sorted by name, with folds and overrides applied.
         orphans: label files whose image is missing.
         unknown_classes: per-class label files whose ``{term}`` no term has.
+        rejected: (case, why) of those that cannot be told apart; they are not among the cases.
         findings: what is odd about single cases, and can be told without opening a file.
     """
 
     cases: tuple[Case, ...]
     orphans: tuple[Path, ...] = ()
     unknown_classes: tuple[Path, ...] = ()
+    rejected: tuple[tuple[Case, str], ...] = ()
     findings: tuple[Finding, ...] = ()
 
 
@@ -61,25 +64,34 @@ def scan(catalog: Catalog) -> Scan:
         Cases and leftovers. Cost: one walk over the folders that the patterns name.
 
     Raises:
-        ValueError: if the root is missing or two cases have the same name.
+        ValueError: if the root is missing.
     """
     if not catalog.root.is_dir():
         raise ValueError(f"{catalog.name}: root {catalog.root} is not a folder; give the data set's folder (--root)")
     found = Scan(_listed(catalog)) if catalog.layout == "dataset_json" else _matched(catalog)
     kept = [case for case in found.cases if not matches(catalog.exclude, case, catalog.root)]
-    kept.sort(key=lambda case: case.name)
-    for first, second in zip(kept, kept[1:], strict=False):
-        if first.name == second.name:
-            raise ValueError(
-                f"{catalog.name}: {first.files[0]} and {second.files[0]} are both case {first.name!r}; "
-                "tell them apart with a further field in the pattern"
-            )
+    kept, rejected = _tell_apart(sorted(kept, key=lambda case: case.name))
     kept = [_override(catalog, case) for case in kept]
     stated = {case.name: case.annotated for case in kept}
     kept = [_with_files(case) for case in kept]
     missing = [(case, sorted(set(stated[case.name]) - set(case.annotated))) for case in kept]
     findings = [_class_file_missing(catalog, case, values) for case, values in missing if values]
-    return replace(found, cases=assign_folds(catalog, kept), findings=tuple(findings))
+    return replace(found, cases=assign_folds(catalog, kept), rejected=rejected, findings=tuple(findings))
+
+
+def _tell_apart(cases: list[Case]) -> tuple[list[Case], tuple[tuple[Case, str], ...]]:
+    """Leaves out the cases of which several have one name: nobody knows which is meant."""
+    kept: list[Case] = []
+    rejected: list[tuple[Case, str]] = []
+    for _, group in groupby(cases, key=lambda case: case.name):
+        first, *others = group
+        if others:
+            files = " and ".join(str(case.files[0]) for case in (first, *others))
+            cure = "remove all but one, or tell them apart with a further field in the pattern"
+            rejected.append((first, f"{files} are the same case; {cure}"))
+        else:
+            kept.append(first)
+    return kept, tuple(rejected)
 
 
 def _override(catalog: Catalog, case: Case) -> Case:

@@ -19,15 +19,17 @@ def check_structure(catalog: Catalog, found: Scan) -> Iterator[Finding]:
     """
     cases = found.cases
     yield from found.findings
+    for case, reason in found.rejected:
+        yield Finding("error", "ambiguous-case", catalog.name, case.name, reason)
     for path in found.orphans:
         yield Finding("warning", "label-without-image", catalog.name, "", f"{path}: no image belongs to this label")
     for path in found.unknown_classes:
         yield Finding(
             "warning", "class-without-term", catalog.name, "", f"{path}: no term has this file; add it to 'terms'"
         )
-    if not cases:
+    if not cases and not found.rejected:
         yield Finding("error", "no-case", catalog.name, "", f"no file under {catalog.root} fits the patterns")
-    elif catalog.terms and not any(case.labels for case in cases):
+    elif cases and catalog.terms and not any(case.labels for case in cases):
         yield Finding("error", "no-label", catalog.name, "", "no label file fits the pattern, but there are terms")
     if catalog.licence.lower().startswith("unknown"):
         yield Finding("warning", "licence", catalog.name, "", "the licence is not known: state it in the catalog")

@@ -139,10 +139,15 @@ def test_label_maps_without_images(tmp_path: Path) -> None:
     assert case.labels
 
 
-def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz")
-    with pytest.raises(ValueError, match="both case 'a'"):
-        scan(describe(tmp_path, images="*/{case}.nii.gz", labels=""))
+def test_cases_of_one_name_cost_themselves_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "images/a.nii.gz", "images/a.nii", "images/b.nii.gz", "labels/a.nii.gz", "labels/b.nii.gz")
+    catalog = describe(tmp_path, images="images/{case}.nii[.gz]")
+    found = scan(catalog)
+    assert [case.name for case in found.cases] == ["b"]
+    assert [case.name for case, _ in found.rejected] == ["a"]
+    assert "a.nii and " in found.rejected[0][1]
+    assert catalog.cases() == found.cases
+    assert "blobs/a is left out" in caplog.text
 
 
 def test_overrides_and_exclusions(tmp_path: Path) -> None:
