@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+from .bids import labels_of
 from .catalog import Case, Catalog, LabelFile
 from .check_report import Finding
 from .file_patterns import FilePattern
@@ -76,6 +77,7 @@ def scan(catalog: Catalog) -> Scan:
     kept = [_with_files(case) for case in kept]
     missing = [(case, sorted(set(stated[case.name]) - set(case.annotated))) for case in kept]
     findings = [_class_file_missing(catalog, case, values) for case, values in missing if values]
+    findings += [finding for finding in found.findings if finding.case in stated]
     return replace(found, cases=assign_folds(catalog, kept), rejected=rejected, findings=tuple(findings))
 
 
@@ -166,22 +168,37 @@ def _matched(catalog: Catalog) -> Scan:
     values = {term.file_stem: term.value for term in catalog.terms}
     unknown = [p for files in groups.values() for p, f in files if "term" in f and f["term"] not in values]
     cases: list[Case] = []
-    used = set()
+    findings: list[Finding] = []
+    used: set[Path] = set()
     sources = images.find(catalog.root) if images else ((None, files[0][1]) for files in groups.values())
     for image, fields in sources:
-        key = tuple(fields[f] for f in shared)
-        used.add(key)
-        files = tuple(
-            LabelFile(path, values.get(f["term"]) if "term" in f else None, f.get("rater", ""))
-            for path, f in groups.get(key, ())
-            if "term" not in f or f["term"] in values
-        )
+        group = groups.get(tuple(fields[f] for f in shared), [])
+        passed_over: tuple[Path, ...] = ()
+        if catalog.layout == "bids" and not catalog.labels and image is not None:
+            files, passed_over = labels_of(image, [path for path, _ in group], catalog.terms)
+            used.update((*(file.path for file in files), *passed_over))
+        else:
+            files = tuple(
+                LabelFile(path, values.get(f["term"]) if "term" in f else None, f.get("rater", ""))
+                for path, f in group
+                if "term" not in f or f["term"] in values
+            )
+            used.update(path for path, _ in group)
         name = fields.get("case") or "_".join(t for f, t in fields.items() if f not in _UNNAMED and t)
         case = _new_case(catalog, name, fields.get("patient", ""), image, files)
-        for channel in _channels(catalog, case, fields):
-            cases += _raters(catalog, channel)
-    orphans = [path for key, files in groups.items() if key not in used for path, _ in files]
-    return Scan(tuple(cases), tuple(orphans), tuple(unknown))
+        own = [rated for channel in _channels(catalog, case, fields) for rated in _raters(catalog, channel)]
+        findings += [_passed_over(catalog, rated, path) for rated in own for path in passed_over]
+        cases += own
+    orphans = [path for files in groups.values() for path, _ in files if path not in used]
+    return Scan(tuple(cases), tuple(orphans), tuple(unknown), findings=tuple(findings))
+
+
+def _passed_over(catalog: Catalog, case: Case, path: Path) -> Finding:
+    file = path.relative_to(catalog.root).as_posix()
+    why = "others say more of the image in their name, or its own is no term's"
+    cure = "state 'labels' in the catalog, or the term's 'file', where it is one"
+    message = f"{file} is not read as a label: {why}; {cure}"
+    return Finding("info", "label-passed-over", case.dataset, case.name, message)
 
 
 def _channels(catalog: Catalog, case: Case, fields: dict[str, str]) -> list[Case]:
