@@ -10,6 +10,9 @@ import numpy as np
 from .catalog import Case, Catalog, LabelFile
 from .reading import Grid, grid_difference, make_finite, read_array, read_grid
 
+SCALE_TOLERANCE = 1e-3
+"""How far a probability may exceed 1, relative to the scale: as sums of rounded numbers do."""
+
 
 @dataclass(frozen=True)
 class LabelMap:
@@ -109,6 +112,13 @@ def _on_image(catalog: Catalog, path: Path, image: Grid | None) -> Grid:
 
 def _from_probabilities(catalog: Catalog, files: list[LabelFile], grids: list[Grid]) -> tuple[np.ndarray, int]:
     """The most probable class where any reaches the threshold; ties go to the class with the smallest value."""
+    for file, grid in zip(files, grids, strict=True):
+        highest = float(grid.array.max())
+        if highest > catalog.probability_scale * (1 + SCALE_TOLERANCE):
+            raise ValueError(
+                f"{file.path}: a probability of {highest:g}, above probability_scale={catalog.probability_scale:g}; "
+                "set probability_scale to the value that stands for 1, such as 255 for bytes"
+            )
     values = [term.value for term in catalog.terms]
     if files[0].value is not None:
         layers = _by_value(files, grids)

@@ -45,6 +45,7 @@ class Scan:
         orphans: label files whose image is missing.
         unknown_classes: per-class label files whose ``{term}`` no term has.
         rejected: (case, why) of those that cannot be told apart; they are not among the cases.
+        excluded: what the catalog leaves out.
         findings: what is odd about single cases, and can be told without opening a file.
     """
 
@@ -52,6 +53,7 @@ class Scan:
     orphans: tuple[Path, ...] = ()
     unknown_classes: tuple[Path, ...] = ()
     rejected: tuple[tuple[Case, str], ...] = ()
+    excluded: tuple[Case, ...] = ()
     findings: tuple[Finding, ...] = ()
 
 
@@ -69,8 +71,11 @@ def scan(catalog: Catalog) -> Scan:
     """
     if not catalog.root.is_dir():
         raise ValueError(f"{catalog.name}: root {catalog.root} is not a folder; give the data set's folder (--root)")
-    found = Scan(_listed(catalog)) if catalog.layout == "dataset_json" else _matched(catalog)
-    kept = [case for case in found.cases if not matches(catalog.exclude, case, catalog.root)]
+    found = _listed(catalog) if catalog.layout == "dataset_json" else _matched(catalog)
+    kept: list[Case] = []
+    excluded: list[Case] = []
+    for case in found.cases:
+        (excluded if matches(catalog.exclude, case, catalog.root) else kept).append(case)
     kept, rejected = _tell_apart(sorted(kept, key=lambda case: case.name))
     kept = [_override(catalog, case) for case in kept]
     stated = {case.name: case.annotated for case in kept}
@@ -78,7 +83,8 @@ def scan(catalog: Catalog) -> Scan:
     missing = [(case, sorted(set(stated[case.name]) - set(case.annotated))) for case in kept]
     findings = [_class_file_missing(catalog, case, values) for case, values in missing if values]
     findings += [finding for finding in found.findings if finding.case in stated]
-    return replace(found, cases=assign_folds(catalog, kept), rejected=rejected, findings=tuple(findings))
+    cases = assign_folds(catalog, kept)
+    return replace(found, cases=cases, rejected=rejected, excluded=tuple(excluded), findings=tuple(findings))
 
 
 def _tell_apart(cases: list[Case]) -> tuple[list[Case], tuple[tuple[Case, str], ...]]:
@@ -127,8 +133,7 @@ def _class_file_missing(catalog: Catalog, case: Case, values: list[int]) -> Find
 
 def _new_case(catalog: Catalog, name: str, patient: str, image: Path | None, labels: tuple[LabelFile, ...]) -> Case:
     """A case as the catalog has it for all; folds and overrides come later."""
-    if catalog.patient and (found := re.search(catalog.patient, name)):
-        patient = found.group(1) if found.groups() else found.group(0)
+    patient = _patient_in(catalog, name) or patient
     return Case(
         dataset=catalog.name,
         name=name,
@@ -144,8 +149,23 @@ def _new_case(catalog: Catalog, name: str, patient: str, image: Path | None, lab
     )
 
 
-def _listed(catalog: Catalog) -> tuple[Case, ...]:
-    cases = []
+def _patient_in(catalog: Catalog, name: str) -> str:
+    """What the catalog's pattern finds in a case's name, or nothing."""
+    found = re.search(catalog.patient, name) if catalog.patient else None
+    return "" if found is None else (found.group(1) if found.groups() else found.group(0)) or ""
+
+
+def _patient_not_found(catalog: Catalog, case: Case) -> Finding:
+    message = (
+        f"patient={catalog.patient!r} does not fit the name, so that the case counts as a patient of its own, in any "
+        "fold: correct the pattern"
+    )
+    return Finding("warning", "patient-not-found", case.dataset, case.name, message)
+
+
+def _listed(catalog: Catalog) -> Scan:
+    cases: list[Case] = []
+    findings: list[Finding] = []
     for entry in catalog.listing:
         image = catalog.root / entry["image"] if "image" in entry else None
         labels = (LabelFile(catalog.root / entry["label"]),) if "label" in entry else ()
@@ -154,7 +174,9 @@ def _listed(catalog: Catalog) -> tuple[Case, ...]:
         if "annotated" in entry and labels:
             changes["annotated"] = catalog.annotated_values(entry["annotated"])
         cases.append(replace(case, **changes))
-    return tuple(cases)
+        if catalog.patient and "patient" not in entry and not _patient_in(catalog, case.name):
+            findings.append(_patient_not_found(catalog, case))
+    return Scan(tuple(cases), findings=tuple(findings))
 
 
 def _matched(catalog: Catalog) -> Scan:
@@ -188,6 +210,8 @@ def _matched(catalog: Catalog) -> Scan:
         case = _new_case(catalog, name, fields.get("patient", ""), image, files)
         own = [rated for channel in _channels(catalog, case, fields) for rated in _raters(catalog, channel)]
         findings += [_passed_over(catalog, rated, path) for rated in own for path in passed_over]
+        if catalog.patient and not fields.get("patient") and not _patient_in(catalog, name):
+            findings += [_patient_not_found(catalog, rated) for rated in own]
         cases += own
     orphans = [path for files in groups.values() for path, _ in files if path not in used]
     return Scan(tuple(cases), tuple(orphans), tuple(unknown), findings=tuple(findings))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from .catalog import Catalog
+from .catalog import Case, Catalog
 from .check_report import Finding
+from .folds import matches, read_fold_table
 from .layouts import Scan
 
 
@@ -31,12 +32,49 @@ def check_structure(catalog: Catalog, found: Scan) -> Iterator[Finding]:
         yield Finding("error", "no-case", catalog.name, "", f"no file under {catalog.root} fits the patterns")
     elif cases and catalog.terms and not any(case.labels for case in cases):
         yield Finding("error", "no-label", catalog.name, "", "no label file fits the pattern, but there are terms")
+    yield from _lost_labels(catalog, cases)
+    yield from _idle_rules(catalog, found)
     if catalog.licence.lower().startswith("unknown"):
         yield Finding("warning", "licence", catalog.name, "", "the licence is not known: state it in the catalog")
     absent = [name for override in catalog.overrides for name in override.absent or ()]
     names = [*catalog.names.values(), *(name for name, _ in catalog.unions), *catalog.absent, *absent]
     for name, reason in unknown_terms(names).items():
         yield Finding("warning", "unknown-term", catalog.name, "", f"{name!r} is not in the vocabulary: {reason}")
+
+
+def _lost_labels(catalog: Catalog, cases: Sequence[Case]) -> Iterator[Finding]:
+    """Cases without a label where others have one; a listing says itself which are unlabelled."""
+    labelled = sum(bool(case.labels) for case in cases)
+    if not labelled or catalog.layout == "dataset_json":
+        return
+    message = (
+        f"no label file belongs to the image, and {labelled} cases of the data set have one: is it missing, or named "
+        "otherwise? Leave the case out ('exclude') unless it is to be unlabelled"
+    )
+    for case in cases:
+        if not case.labels:
+            yield Finding("warning", "label-missing", catalog.name, case.name, message)
+
+
+def _idle_rules(catalog: Catalog, found: Scan) -> Iterator[Finding]:
+    """Globs and tables that no case is named by: most often a slip, and then cases are in the wrong fold."""
+    cases = (*found.cases, *found.excluded, *(case for case, _ in found.rejected))
+    if not cases:
+        return
+    rules = [(f"folds: {rule.fold}", rule.match) for rule in catalog.folds]
+    rules += [(f"overrides: number {number}", rule.match) for number, rule in enumerate(catalog.overrides, 1)]
+    for place, globs in (*rules, ("exclude", catalog.exclude)):
+        for glob in globs:
+            if not any(matches([glob], case, catalog.root) for case in cases):
+                text = f"{place}: {glob!r} fits no case, patient or path; correct it or take it out"
+                yield Finding("warning", "rule-matches-nothing", catalog.name, "", text)
+    table = read_fold_table(catalog)
+    if catalog.fold_table and table.keys().isdisjoint({name for case in cases for name in (case.name, case.patient)}):
+        text = (
+            f"fold_table: {catalog.fold_table.file} names no case or patient: its first is {next(iter(table), '')!r}, "
+            f"that of the data set {cases[0].name!r}; correct 'case' or 'patient'"
+        )
+        yield Finding("warning", "rule-matches-nothing", catalog.name, "", text)
 
 
 def unknown_terms(names: Iterable[str]) -> dict[str, str]:

@@ -87,6 +87,20 @@ def test_probabilities_of_another_number_of_classes_are_refused(tmp_path: Path) 
         read_labels(catalog, catalog.cases()[0])
 
 
+@pytest.mark.parametrize("patterns", [{}, {"labels": "labels/{case}_{term}.nii.gz"}])
+def test_probabilities_above_their_scale_are_refused(tmp_path: Path, patterns: dict[str, str]) -> None:
+    liver = (np.linspace(0, 1, 64).reshape(4, 4, 4) * 255).astype(np.uint8)
+    save_nifti(tmp_path / ("labels/a_liver.nii.gz" if patterns else "labels/a.nii.gz"), liver)
+    fields = {"images": "", "label_format": "probabilities", "terms": {1: "liver"}, **patterns}
+    catalog = describe(tmp_path, **fields)
+    with pytest.raises(ValueError, match=r"a probability of 255, above probability_scale=1; set probability_scale"):
+        read_labels(catalog, catalog.cases()[0])
+    catalog = describe(tmp_path, **fields, probability_scale=255)
+    found = read_labels(catalog, catalog.cases()[0])
+    assert found is not None
+    np.testing.assert_array_equal(found.grid.array, liver >= 127.5)
+
+
 def test_probabilities_as_a_file_per_class(tmp_path: Path) -> None:
     liver = np.linspace(0, 1, 64, dtype=np.float32).reshape(4, 4, 4)
     save_nifti(tmp_path / "a/liver.nii.gz", liver)
