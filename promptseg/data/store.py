@@ -41,7 +41,7 @@ from .store_case import (
     write_case,
     write_record,
 )
-from .store_folders import case_folder, plain_folder, shared_folders
+from .store_folders import case_folder, claimed_folders, plain_folder, shared_folders
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,9 @@ def prepare(
         datasets = _merge_datasets(root, catalogs)
         _write_text(root / "store.json", json.dumps(datasets, indent=1, sort_keys=True) + "\n")
         work = partial(_bring_up_to_date, root=root, config=config, verify=verify)
+        for case, plain, own in claimed_folders(root, [case for _, case in pairs]):
+            if (record := _read_record(plain)) and record.get("case") == case.name:
+                os.rename(plain, own)
         prepared, kept, rejected, records, retired = [], [], list(unusable.items()), [], []
         for key, reason in unusable.items():
             logger.warning("%s is left out: %s", key, reason)

@@ -48,3 +48,10 @@ def shared_folders(cases: Sequence[Case]) -> dict[str, str]:
         if first != case.key:
             reasons[case.key] = f"its folder is that of {first} where a file system ignores case: rename one"
     return reasons
+
+
+def claimed_folders(store: Path, cases: Sequence[Case]) -> list[tuple[Case, Path, Path]]:
+    """Cases that may lie in a folder without a hash which is another case's now: (case, that folder, its own)."""
+    own = {case_folder(store, case) for case in cases}
+    folders = [(case, plain_folder(store, case), case_folder(store, case)) for case in cases]
+    return [(case, plain, folder) for case, plain, folder in folders if plain != folder and plain in own]

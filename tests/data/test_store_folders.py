@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +81,19 @@ def test_a_store_whose_folders_have_no_hash_is_gone_on_with(tmp_path: Path) -> N
     (tmp_path / "store/cases/blobs/a_b/image.b2nd").write_bytes(b"")
     assert prepare([catalog], tmp_path / "store", config=SMALL).prepared == ("blobs/a b",)
     assert [case.name for case in Store(tmp_path / "store")].count("a b") == 1
+
+
+def test_a_folder_without_a_hash_is_left_to_the_case_of_its_name(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "data/images/a b.nii.gz", phantom(0)[0])
+    catalog = describe(tmp_path / "data", labels="", terms={})
+    prepare([catalog], tmp_path / "store", config=SMALL)
+    case_folder(tmp_path / "store", named("a b")).rename(tmp_path / "store/cases/blobs/a_b")
+    save_nifti(tmp_path / "data/images/a_b.nii.gz", phantom(1)[0])
+    report = prepare([catalog], tmp_path / "store", config=SMALL)
+    assert (report.prepared, report.kept) == (("blobs/a_b",), ("blobs/a b",))
+    store = Store(tmp_path / "store")
+    for number, name in enumerate(("a b", "a_b")):
+        np.testing.assert_array_equal(store[f"blobs/{name}"].read(), phantom(number)[0])
 
 
 def test_one_case_as_two_files_is_found_and_costs_itself_alone(make_catalog: MakeCatalog, tmp_path: Path) -> None:
