@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from promptseg.data import CheckReport, Finding, check_catalogs, load_catalog
-from promptseg.data.catalog_check import content_hash, count_values, find_duplicates
+from promptseg.data.catalog_check import content_hash, count_values, find_duplicates, find_split_patients
 from promptseg.data.structure_check import unknown_terms
 
 from ..conftest import make_affine
@@ -132,6 +132,11 @@ def test_a_patient_in_two_folds_is_found(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     report = check_catalogs([load_catalog(tmp_path / "dataset.json")])
     assert [(f.code, "'p'" in f.message) for f in report.errors] == [("leakage", True)]
+
+
+def test_folds_that_an_earlier_store_holds_as_numbers_are_compared() -> None:
+    entries: list[tuple] = [("a", 7, 0), ("a", "7", "train"), ("a", 8, 0), ("a", "8", "0")]
+    assert ["'7' is in the folds ['0', 'train']" in f.message for f in find_split_patients(entries)] == [True]
 
 
 def test_workers_change_nothing(make_catalog: MakeCatalog) -> None:
