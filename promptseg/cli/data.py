@@ -100,15 +100,33 @@ def load_catalogs(config: DataConfig) -> list[Catalog]:
 def _check(config: DataConfig, catalogs: list[Catalog]) -> int:
     from ..data import check_catalogs
 
-    if config.output and Path(config.output).is_dir():
-        raise ValueError(f"--output {config.output}: a folder; check writes one JSON file, such as report.json")
+    if config.output:
+        probe_report(Path(config.output))
     with _progress("checking") as progress:
         report = check_catalogs(catalogs, workers=config.workers, progress=progress)
+    print(report.to_markdown(config.findings), end="")  # first: a disk may be full by now
     if config.output:
-        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
         Path(config.output).write_text(report.to_json() + "\n", encoding="utf-8")
-    print(report.to_markdown(config.findings), end="")
     return 1 if report.errors else 0
+
+
+def probe_report(path: Path) -> None:
+    """Makes sure that a report can be written, before the hours that a check may take; leaves an earlier one as it is.
+
+    Raises:
+        ValueError: naming the file and the cure.
+    """
+    if path.is_dir():
+        raise ValueError(f"--output {path}: a folder; check writes one JSON file, such as report.json")
+    is_new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"--output {path}: cannot be written ({reason}); choose another place") from error
 
 
 def _prepare(config: DataConfig, catalogs: list[Catalog]) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+from .catalog_rules import check_catalog
+
+logger = logging.getLogger(__name__)
 
 LabelFormat = Literal["map", "classes", "probabilities"]
 RaterRule = Literal["majority", "union", "intersection", "each"]
@@ -215,48 +219,7 @@ class Catalog:
     """Cases of layout ``dataset_json``, as the file lists them."""
 
     def __post_init__(self) -> None:
-        for key in ("name", "licence", "citation", "modality"):
-            if not getattr(self, key):
-                raise ValueError(f"catalog {self.name!r} has no {key}: add the line '{key}: ...'")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]*", self.name):
-            raise ValueError(f"catalog name {self.name!r}: expected letters, digits, '_', '-' and '.'")
-        for key, kind in (("layout", Layout), ("label_format", LabelFormat), ("raters", RaterRule)):
-            if getattr(self, key) not in get_args(kind):
-                raise ValueError(f"catalog {self.name}: {key}={getattr(self, key)!r}, expected one of {get_args(kind)}")
-        if self.unnamed_values not in ("report", "expected"):
-            raise ValueError(
-                f"catalog {self.name}: unnamed_values={self.unnamed_values!r}, expected report or expected"
-            )
-        if self.layout == "files" and not self.images and not self.labels:
-            raise ValueError(f"catalog {self.name}: layout 'files' needs an 'images' or a 'labels' pattern")
-        if not 0 < self.threshold <= 1 or self.probability_scale <= 0:
-            raise ValueError(
-                f"catalog {self.name}: threshold={self.threshold} (above 0, to 1) or "
-                f"probability_scale={self.probability_scale} (above 0) is out of range"
-            )
-        if self.label_format == "classes" and "{term" not in self.labels and self.labels:
-            raise ValueError(f"catalog {self.name}: label_format 'classes' needs '{{term}}' in labels={self.labels!r}")
-        self._check_terms()
-        self._check_folds()
-
-    def _check_terms(self) -> None:
-        values = [term.value for term in self.terms]
-        names = {term.name for term in self.terms}
-        if 0 in values or len(set(values)) != len(values):
-            raise ValueError(f"catalog {self.name}: terms name value 0 or a value twice: {sorted(values)}")
-        for term, parts in self.unions:
-            if missing := set(parts) - set(values):
-                raise ValueError(f"catalog {self.name}: union {term!r} has values without a term: {sorted(missing)}")
-        if clash := set(self.ignore) & set(values):
-            raise ValueError(f"catalog {self.name}: values {sorted(clash)} are in 'ignore' and in 'terms'")
-        for annotated in (self.annotated, *(override.annotated for override in self.overrides)):
-            if unknown := set(annotated or ()) - names:
-                raise ValueError(f"catalog {self.name}: annotated terms {sorted(unknown)} are not in 'terms'")
-
-    def _check_folds(self) -> None:
-        total = sum(rule.fraction for rule in self.folds)
-        if any(rule.fraction < 0 for rule in self.folds) or total > 1:
-            raise ValueError(f"catalog {self.name}: fold fractions add up to {total}, expected shares of at most 1")
+        check_catalog(self)
 
     @property
     def names(self) -> dict[int, str]:
@@ -273,11 +236,14 @@ class Catalog:
         return tuple(sorted(term.value for term in self.terms if names is None or term.name in names))
 
     def cases(self) -> tuple[Case, ...]:
-        """Finds the cases on disk, sorted by name.
+        """Finds the cases on disk, sorted by name; those that cannot be told apart are left out with a warning.
 
         Raises:
-            ValueError: if the root is missing or two cases have the same name.
+            ValueError: if the root is missing.
         """
         from .layouts import scan
 
-        return scan(self).cases
+        found = scan(self)
+        for case, reason in found.rejected:
+            logger.warning("%s is left out: %s", case.key, reason)
+        return found.cases

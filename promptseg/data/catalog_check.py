@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -13,9 +12,10 @@ import numpy as np
 from .catalog import Case, Catalog
 from .check_report import CaseFacts, CheckReport, Finding, Severity
 from .label_maps import read_labels
-from .layouts import Scan, scan
+from .layouts import scan
 from .parallel import run_isolated
 from .reading import Grid, grid_difference, read_grid
+from .structure_check import check_structure
 
 USUAL_SPACING_MM = (0.05, 10.0)
 """Sides of a voxel outside this range are reported: they are usually centimetres or micrometres in a header."""
@@ -73,6 +73,9 @@ def inspect_case(case: Case, catalog: Catalog) -> CaseFacts:
                 ("error", "grids-differ", f"label grid is not the image's: {difference}; resample the label")
             )
         problems += _label_problems(catalog, case, voxels)
+        if labels.nonfinite_voxels:
+            text = f"{labels.nonfinite_voxels} voxels of the labels are NaN or infinite: taken as background"
+            problems.append(("warning", "non-finite", text))
         if labels.overlap_voxels:
             problems.append(("info", "overlap", f"{labels.overlap_voxels} voxels belong to several classes"))
         if labels.disputed_voxels:
@@ -143,7 +146,8 @@ def check_catalogs(
     pairs: list[tuple[Catalog, Case]] = []
     for catalog in catalogs:
         found = scan(catalog)
-        findings += _structure(catalog, found)
+        findings += check_structure(catalog, found)
+        findings += find_split_patients([(case.dataset, case.patient, case.fold) for case in found.cases])
         bare = replace(catalog, listing=())  # what a worker needs of it
         pairs += [(bare, case) for case in found.cases]
     facts: list[CaseFacts] = []
@@ -169,60 +173,6 @@ def _inspect_pair(pair: tuple[Catalog, Case]) -> CaseFacts:
     return inspect_case(pair[1], pair[0])
 
 
-def _structure(catalog: Catalog, found: Scan) -> Iterable[Finding]:
-    """Findings that need no file to be opened."""
-    cases = found.cases
-    for path in found.orphans:
-        yield Finding("warning", "label-without-image", catalog.name, "", f"{path}: no image belongs to this label")
-    for path in found.unknown_classes:
-        yield Finding(
-            "warning", "class-without-term", catalog.name, "", f"{path}: no term has this file; add it to 'terms'"
-        )
-    if not cases:
-        yield Finding("error", "no-case", catalog.name, "", f"no file under {catalog.root} fits the patterns")
-    elif catalog.terms and not any(case.labels for case in cases):
-        yield Finding("error", "no-label", catalog.name, "", "no label file fits the pattern, but there are terms")
-    if catalog.licence.lower().startswith("unknown"):
-        yield Finding("warning", "licence", catalog.name, "", "the licence is not known: state it in the catalog")
-    yield from find_split_patients([(case.dataset, case.patient, case.fold) for case in cases])
-    absent = [name for override in catalog.overrides for name in override.absent or ()]
-    names = [*catalog.names.values(), *(name for name, _ in catalog.unions), *catalog.absent, *absent]
-    for name, reason in unknown_terms(names).items():
-        yield Finding("warning", "unknown-term", catalog.name, "", f"{name!r} is not in the vocabulary: {reason}")
-
-
-def unknown_terms(names: Iterable[str]) -> dict[str, str]:
-    """Terms that the vocabulary does not have, and why.
-
-    Args:
-        names: terms of a catalog.
-
-    Returns:
-        Term -> the reason, with the nearest known terms; empty if all are known.
-
-    Example:
-        >>> list(unknown_terms(["left kidney", "kidney left", "left kidny", "left liver"]))
-        ['left kidny', 'left liver']
-    """
-    from ..text import load_index
-
-    index, unknown = load_index(), {}
-    lookup = logging.getLogger("promptseg.text.lookup")
-    is_quiet, lookup.disabled = lookup.disabled, True  # a corrected word is reported here instead
-    try:
-        for name in dict.fromkeys(names):
-            try:
-                match = index.find(name)
-            except ValueError as error:
-                unknown[name] = str(error)
-            else:
-                if match.corrected:
-                    unknown[name] = f"did you mean {match.name!r}?"
-    finally:
-        lookup.disabled = is_quiet
-    return unknown
-
-
 def _terms_never_seen(catalog: Catalog, facts: Sequence[CaseFacts]) -> Iterable[Finding]:
     seen = {catalog.names.get(value) for fact in facts for value in fact.voxels}
     if missing := [name for name in dict.fromkeys(catalog.names.values()) if name not in seen and facts]:
@@ -240,7 +190,7 @@ def find_split_patients(entries: Iterable[tuple[str, str, str]]) -> list[Finding
     """
     folds: dict[tuple[str, str], set[str]] = defaultdict(set)
     for dataset, patient, fold in entries:
-        folds[dataset, patient].add(fold)
+        folds[dataset, str(patient)].add(str(fold))  # an earlier store may hold numbers
     split = {key: sorted(names) for key, names in sorted(folds.items()) if len(names) > 1}
     return [
         Finding("error", "leakage", dataset, "", f"patient {patient!r} is in the folds {names}: correct 'folds'")

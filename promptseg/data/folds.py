@@ -50,7 +50,7 @@ def assign_folds(catalog: Catalog, cases: Sequence[Case]) -> tuple[Case, ...]:
         for case in cases:
             if matches(rule.match, case, catalog.root):
                 by_patient.setdefault(case.patient, rule.fold)
-    table = _read_table(catalog)
+    table = read_fold_table(catalog)
     for case in cases:
         if (fold := table.get(case.name) or table.get(case.patient)) and case.patient not in by_patient:
             by_patient[case.patient] = fold
@@ -69,15 +69,23 @@ def _drawn(catalog: Catalog, case: Case) -> str:
     return DEFAULT_FOLD
 
 
-def _read_table(catalog: Catalog) -> dict[str, str]:
+def read_fold_table(catalog: Catalog) -> dict[str, str]:
+    """Case or patient -> fold, of the table that comes with the data set; empty without one.
+
+    Raises:
+        ValueError: if the table is missing, is not text, or lacks a column.
+    """
     table = catalog.fold_table
     if table is None:
         return {}
     path = catalog.root / table.file
     if not path.is_file():
         raise ValueError(f"{catalog.name}: no fold table at {path}; it comes with the data set, or delete 'fold_table'")
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter=table.delimiter))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream, delimiter=table.delimiter))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{catalog.name}: {path} is not UTF-8 text: {error}; save it as UTF-8") from error
     if rows and (missing := {table.case, table.fold} - set(rows[0])):
         raise ValueError(f"{catalog.name}: {path} has no column {sorted(missing)}; it has {sorted(rows[0])}")
     rename = dict(table.rename)

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from .catalog import Case, Catalog, LabelFile
-from .reading import Grid, grid_difference, read_array, read_grid
+from .reading import Grid, grid_difference, make_finite, read_array, read_grid
+
+SCALE_TOLERANCE = 1e-3
+"""How far a probability may exceed 1, relative to the scale: as sums of rounded numbers do."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,13 @@ class LabelMap:
         grid: its array holds integers of the smallest dtype that fits.
         overlap_voxels: voxels that several classes' files claimed; the class with the largest value has them.
         disputed_voxels: labelled by some rater, but not agreed on.
+        nonfinite_voxels: NaN or infinite in some file, and background there.
     """
 
     grid: Grid
     overlap_voxels: int = 0
     disputed_voxels: int = 0
+    nonfinite_voxels: int = 0
 
 
 def read_labels(catalog: Catalog, case: Case, image: Grid | None = None) -> LabelMap | None:
@@ -55,7 +60,12 @@ def read_labels(catalog: Catalog, case: Case, image: Grid | None = None) -> Labe
         array, disputed = merge_raters([m.grid.array for m in maps], catalog.raters)
         reference = replace(reference, array=array)
     smallest = reference.array.astype(_smallest_dtype(reference.array), copy=False)
-    return LabelMap(replace(reference, array=smallest), sum(m.overlap_voxels for m in maps), disputed)
+    return LabelMap(
+        replace(reference, array=smallest),
+        overlap_voxels=sum(m.overlap_voxels for m in maps),
+        disputed_voxels=disputed,
+        nonfinite_voxels=sum(m.nonfinite_voxels for m in maps),
+    )
 
 
 def _rater_map(catalog: Catalog, files: list[LabelFile], image: Grid | None) -> LabelMap:
@@ -76,7 +86,8 @@ def _rater_map(catalog: Catalog, files: list[LabelFile], image: Grid | None) -> 
             inside = array > 0
             overlap += int(np.count_nonzero(merged[inside]))
             merged[inside] = value
-    return LabelMap(replace(grids[0], array=merged), overlap)
+    nonfinite = sum(grid.nonfinite_count for grid in grids)
+    return LabelMap(replace(grids[0], array=merged), overlap, nonfinite_voxels=nonfinite)
 
 
 def _by_value(files: list[LabelFile], grids: list[Grid]) -> list[tuple[int, np.ndarray]]:
@@ -86,12 +97,12 @@ def _by_value(files: list[LabelFile], grids: list[Grid]) -> list[tuple[int, np.n
 
 
 def _on_image(catalog: Catalog, path: Path, image: Grid | None) -> Grid:
-    grid = read_grid(path)
+    grid = read_grid(path, is_label=True)
     if catalog.trust_label_affine or image is None:
         return grid
     import nibabel.orientations as orientations
 
-    array, _ = read_array(path, None)
+    array, _ = make_finite(read_array(path, None)[0], path, is_label=True)
     turn = orientations.axcodes2ornt(tuple(image.orientation))
     turned = orientations.apply_orientation(array, turn)
     if turned.shape[:3] != image.array.shape[:3]:
@@ -101,6 +112,13 @@ def _on_image(catalog: Catalog, path: Path, image: Grid | None) -> Grid:
 
 def _from_probabilities(catalog: Catalog, files: list[LabelFile], grids: list[Grid]) -> tuple[np.ndarray, int]:
     """The most probable class where any reaches the threshold; ties go to the class with the smallest value."""
+    for file, grid in zip(files, grids, strict=True):
+        highest = float(grid.array.max())
+        if highest > catalog.probability_scale * (1 + SCALE_TOLERANCE):
+            raise ValueError(
+                f"{file.path}: a probability of {highest:g}, above probability_scale={catalog.probability_scale:g}; "
+                "set probability_scale to the value that stands for 1, such as 255 for bytes"
+            )
     values = [term.value for term in catalog.terms]
     if files[0].value is not None:
         layers = _by_value(files, grids)

@@ -1,20 +1,20 @@
-r"""Finds a data set's cases on disk: path patterns with named fields, and the presets of common layouts.
+"""Finds a data set's cases on disk, by patterns (see :mod:`.file_patterns`) or the presets of common layouts.
 
-A pattern is a path relative to the root. ``{name}`` is a field, the same text wherever the name occurs;
-``{name:regex}`` restricts it; ``[...]`` is optional; ``*`` is any text within a folder name, ``**/`` any folders.
 Fields that images and labels share tie them together; ``{channel}``, ``{term}`` and ``{rater}`` number the files of one
 case.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
+from .bids import labels_of
 from .catalog import Case, Catalog, LabelFile
+from .check_report import Finding
+from .file_patterns import FilePattern
 from .folds import assign_folds, matches
 
 PRESETS: dict[str, tuple[str, str]] = {
@@ -29,81 +29,11 @@ PRESETS: dict[str, tuple[str, str]] = {
 }
 """Layout -> (images, labels); a catalog's own pattern replaces either."""
 
+MAX_NAMED = 5
+"""Names in one finding; the rest is counted."""
+
 _PER_FILE = ("channel", "term", "rater")
 _UNNAMED = (*_PER_FILE, "split", "suffix", "pipeline")
-
-
-class FilePattern:
-    """A path pattern with named fields.
-
-    Args:
-        pattern: see the module's text.
-
-    Raises:
-        ValueError: for a bracket that is not closed or a regular expression that is not valid.
-
-    Example:
-        >>> FilePattern("images/{case}_{channel:[0-9]+}.nii[.gz]").match("images/liver_01_0000.nii.gz")
-        {'case': 'liver_01', 'channel': '0000'}
-    """
-
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-        self.fields: list[str] = []
-        try:
-            self._regex = re.compile(self._translate(pattern))
-        except re.error as error:
-            raise ValueError(f"pattern {pattern!r} is not valid: {error}") from error
-        literal = re.split(r"[{\[*]", pattern, maxsplit=1)[0]
-        self.folder = literal.rpartition("/")[0]
-        """Deepest folder that holds every match, relative to the root."""
-
-    def _translate(self, pattern: str) -> str:
-        parts: list[str] = []
-        depth = position = 0
-        while position < len(pattern):
-            rest = pattern[position:]
-            step = 1
-            if field := re.match(r"\{(\w+)(?::([^}]*))?\}", rest):
-                name, regex = field.groups()
-                parts.append(f"(?P={name})" if name in self.fields else f"(?P<{name}>{regex or '[^/]+'})")
-                if name not in self.fields:
-                    self.fields.append(name)
-                step = field.end()
-            elif rest.startswith("**/"):
-                parts.append("(?:.*/)?")
-                step = 3
-            elif rest[0] == "*":
-                parts.append("[^/]*")
-            elif rest[0] in "[]":
-                depth += 1 if rest[0] == "[" else -1
-                parts.append("(?:" if rest[0] == "[" else ")?")
-            elif rest[0] in "{}":
-                raise ValueError(f"pattern {pattern!r}: the brace at {position} is not a field such as {{case}}")
-            else:
-                parts.append(re.escape(rest[0]))
-            position += step
-        if depth:
-            raise ValueError(f"pattern {pattern!r}: '[' and ']' do not pair")
-        return "".join(parts)
-
-    def match(self, path: str) -> dict[str, str] | None:
-        """Fields of a path (``/`` between folders) that the whole pattern fits, or None; a field left out is ''."""
-        found = self._regex.fullmatch(path)
-        return None if found is None else {name: text or "" for name, text in found.groupdict().items()}
-
-    def find(self, root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-        """Files under a root that fit, in sorted order, with their fields; hidden files are passed over."""
-        for path in sorted(_walk(root / self.folder)):
-            fields = self.match(path.relative_to(root).as_posix())
-            if fields is not None:
-                yield path, fields
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent) / name for name in names if not name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -114,11 +44,17 @@ class Scan:
         cases: sorted by name, with folds and overrides applied.
         orphans: label files whose image is missing.
         unknown_classes: per-class label files whose ``{term}`` no term has.
+        rejected: (case, why) of those that cannot be told apart; they are not among the cases.
+        excluded: what the catalog leaves out.
+        findings: what is odd about single cases, and can be told without opening a file.
     """
 
     cases: tuple[Case, ...]
     orphans: tuple[Path, ...] = ()
     unknown_classes: tuple[Path, ...] = ()
+    rejected: tuple[tuple[Case, str], ...] = ()
+    excluded: tuple[Case, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 def scan(catalog: Catalog) -> Scan:
@@ -131,20 +67,39 @@ def scan(catalog: Catalog) -> Scan:
         Cases and leftovers. Cost: one walk over the folders that the patterns name.
 
     Raises:
-        ValueError: if the root is missing or two cases have the same name.
+        ValueError: if the root is missing.
     """
     if not catalog.root.is_dir():
         raise ValueError(f"{catalog.name}: root {catalog.root} is not a folder; give the data set's folder (--root)")
-    found = Scan(_listed(catalog)) if catalog.layout == "dataset_json" else _matched(catalog)
-    kept = [case for case in found.cases if not matches(catalog.exclude, case, catalog.root)]
-    kept.sort(key=lambda case: case.name)
-    for first, second in zip(kept, kept[1:], strict=False):
-        if first.name == second.name:
-            raise ValueError(
-                f"{catalog.name}: {first.files[0]} and {second.files[0]} are both case {first.name!r}; "
-                "tell them apart with a further field in the pattern"
-            )
-    return replace(found, cases=assign_folds(catalog, [_override(catalog, case) for case in kept]))
+    found = _listed(catalog) if catalog.layout == "dataset_json" else _matched(catalog)
+    kept: list[Case] = []
+    excluded: list[Case] = []
+    for case in found.cases:
+        (excluded if matches(catalog.exclude, case, catalog.root) else kept).append(case)
+    kept, rejected = _tell_apart(sorted(kept, key=lambda case: case.name))
+    kept = [_override(catalog, case) for case in kept]
+    stated = {case.name: case.annotated for case in kept}
+    kept = [_with_files(case) for case in kept]
+    missing = [(case, sorted(set(stated[case.name]) - set(case.annotated))) for case in kept]
+    findings = [_class_file_missing(catalog, case, values) for case, values in missing if values]
+    findings += [finding for finding in found.findings if finding.case in stated]
+    cases = assign_folds(catalog, kept)
+    return replace(found, cases=cases, rejected=rejected, excluded=tuple(excluded), findings=tuple(findings))
+
+
+def _tell_apart(cases: list[Case]) -> tuple[list[Case], tuple[tuple[Case, str], ...]]:
+    """Leaves out the cases of which several have one name: nobody knows which is meant."""
+    kept: list[Case] = []
+    rejected: list[tuple[Case, str]] = []
+    for _, group in groupby(cases, key=lambda case: case.name):
+        first, *others = group
+        if others:
+            files = " and ".join(str(case.files[0]) for case in (first, *others))
+            cure = "remove all but one, or tell them apart with a further field in the pattern"
+            rejected.append((first, f"{files} are the same case; {cure}"))
+        else:
+            kept.append(first)
+    return kept, tuple(rejected)
 
 
 def _override(catalog: Catalog, case: Case) -> Case:
@@ -158,9 +113,27 @@ def _override(catalog: Catalog, case: Case) -> Case:
     return case
 
 
+def _with_files(case: Case) -> Case:
+    """Leaves the classes annotated that have a file, from every rater: without one, nobody may have looked for it."""
+    for rater in {label.rater for label in case.labels if label.value is not None}:
+        there = {label.value for label in case.labels if label.rater == rater}
+        case = replace(case, annotated=tuple(value for value in case.annotated if value in there))
+    return case
+
+
+def _class_file_missing(catalog: Catalog, case: Case, values: list[int]) -> Finding:
+    names = [catalog.names[value] for value in values]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    message = (
+        f"no file for {', '.join(names[:MAX_NAMED])}{more}: unknown in the image, not absent; add the file, an empty "
+        "one where the structure was looked for and is not there"
+    )
+    return Finding("warning", "class-file-missing", case.dataset, case.name, message)
+
+
 def _new_case(catalog: Catalog, name: str, patient: str, image: Path | None, labels: tuple[LabelFile, ...]) -> Case:
-    if catalog.patient and (found := re.search(catalog.patient, name)):
-        patient = found.group(1) if found.groups() else found.group(0)
+    """A case as the catalog has it for all; folds and overrides come later."""
+    patient = _patient_in(catalog, name) or patient
     return Case(
         dataset=catalog.name,
         name=name,
@@ -176,17 +149,34 @@ def _new_case(catalog: Catalog, name: str, patient: str, image: Path | None, lab
     )
 
 
-def _listed(catalog: Catalog) -> tuple[Case, ...]:
-    cases = []
+def _patient_in(catalog: Catalog, name: str) -> str:
+    """What the catalog's pattern finds in a case's name, or nothing."""
+    found = re.search(catalog.patient, name) if catalog.patient else None
+    return "" if found is None else (found.group(1) if found.groups() else found.group(0)) or ""
+
+
+def _patient_not_found(catalog: Catalog, case: Case) -> Finding:
+    message = (
+        f"patient={catalog.patient!r} does not fit the name, so that the case counts as a patient of its own, in any "
+        "fold: correct the pattern"
+    )
+    return Finding("warning", "patient-not-found", case.dataset, case.name, message)
+
+
+def _listed(catalog: Catalog) -> Scan:
+    cases: list[Case] = []
+    findings: list[Finding] = []
     for entry in catalog.listing:
-        image = catalog.root / entry["image"] if entry.get("image") else None
-        labels = (LabelFile(catalog.root / entry["label"]),) if entry.get("label") else ()
-        case = _new_case(catalog, str(entry["case"]), str(entry.get("patient") or ""), image, labels)
+        image = catalog.root / entry["image"] if "image" in entry else None
+        labels = (LabelFile(catalog.root / entry["label"]),) if "label" in entry else ()
+        case = _new_case(catalog, entry["case"], entry.get("patient", ""), image, labels)
         changes = {key: entry[key] for key in ("fold", "modality", "complete", "instances") if key in entry}
         if "annotated" in entry and labels:
-            changes["annotated"] = catalog.annotated_values(tuple(entry["annotated"]))
+            changes["annotated"] = catalog.annotated_values(entry["annotated"])
         cases.append(replace(case, **changes))
-    return tuple(cases)
+        if catalog.patient and "patient" not in entry and not _patient_in(catalog, case.name):
+            findings.append(_patient_not_found(catalog, case))
+    return Scan(tuple(cases), findings=tuple(findings))
 
 
 def _matched(catalog: Catalog) -> Scan:
@@ -200,21 +190,39 @@ def _matched(catalog: Catalog) -> Scan:
     values = {term.file_stem: term.value for term in catalog.terms}
     unknown = [p for files in groups.values() for p, f in files if "term" in f and f["term"] not in values]
     cases: list[Case] = []
-    used = set()
+    findings: list[Finding] = []
+    used: set[Path] = set()
     sources = images.find(catalog.root) if images else ((None, files[0][1]) for files in groups.values())
     for image, fields in sources:
-        key = tuple(fields[f] for f in shared)
-        used.add(key)
-        files = tuple(
-            LabelFile(path, values.get(f["term"]) if "term" in f else None, f.get("rater", ""))
-            for path, f in groups.get(key, ())
-            if "term" not in f or f["term"] in values
-        )
+        group = groups.get(tuple(fields[f] for f in shared), [])
+        passed_over: tuple[Path, ...] = ()
+        if catalog.layout == "bids" and not catalog.labels and image is not None:
+            files, passed_over = labels_of(image, [path for path, _ in group], catalog.terms)
+            used.update((*(file.path for file in files), *passed_over))
+        else:
+            files = tuple(
+                LabelFile(path, values.get(f["term"]) if "term" in f else None, f.get("rater", ""))
+                for path, f in group
+                if "term" not in f or f["term"] in values
+            )
+            used.update(path for path, _ in group)
         name = fields.get("case") or "_".join(t for f, t in fields.items() if f not in _UNNAMED and t)
         case = _new_case(catalog, name, fields.get("patient", ""), image, files)
-        cases += [rated for channel in _channels(catalog, case, fields) for rated in _raters(catalog, channel)]
-    orphans = [path for key, files in groups.items() if key not in used for path, _ in files]
-    return Scan(tuple(cases), tuple(orphans), tuple(unknown))
+        own = [rated for channel in _channels(catalog, case, fields) for rated in _raters(catalog, channel)]
+        findings += [_passed_over(catalog, rated, path) for rated in own for path in passed_over]
+        if catalog.patient and not fields.get("patient") and not _patient_in(catalog, name):
+            findings += [_patient_not_found(catalog, rated) for rated in own]
+        cases += own
+    orphans = [path for files in groups.values() for path, _ in files if path not in used]
+    return Scan(tuple(cases), tuple(orphans), tuple(unknown), findings=tuple(findings))
+
+
+def _passed_over(catalog: Catalog, case: Case, path: Path) -> Finding:
+    file = path.relative_to(catalog.root).as_posix()
+    why = "others say more of the image in their name, or its own is no term's"
+    cure = "state 'labels' in the catalog, or the term's 'file', where it is one"
+    message = f"{file} is not read as a label: {why}; {cure}"
+    return Finding("info", "label-passed-over", case.dataset, case.name, message)
 
 
 def _channels(catalog: Catalog, case: Case, fields: dict[str, str]) -> list[Case]:
@@ -241,7 +249,5 @@ def _raters(catalog: Catalog, case: Case) -> list[Case]:
     raters = sorted({label.rater for label in case.labels})
     if catalog.raters != "each" or len(raters) < 2:
         return [case]
-    return [
-        replace(case, name=f"{case.name}_{rater}", labels=tuple(f for f in case.labels if f.rater == rater))
-        for rater in raters
-    ]
+    own = {rater: tuple(f for f in case.labels if f.rater == rater) for rater in raters}
+    return [replace(case, name=f"{case.name}_{rater}", labels=files) for rater, files in own.items()]

@@ -20,7 +20,7 @@ class Grid:
         array: (I, J, K), or (I, J, K, C) for a file with a fourth axis; usually a view.
         affine: (4, 4) float64, canonical voxel -> RAS millimetres.
         orientation: axes of the file, such as ``LPS``.
-        nonfinite_count: voxels that were NaN or infinite and hold the finite minimum now.
+        nonfinite_count: voxels that were NaN or infinite; an image holds its finite minimum there, labels hold 0.
     """
 
     array: np.ndarray
@@ -34,12 +34,13 @@ class Grid:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
 
-def read_grid(path: Path, frame: int | None = None) -> Grid:
+def read_grid(path: Path, frame: int | None = None, is_label: bool = False) -> Grid:
     """Reads a volume.
 
     Args:
         path: NIfTI, or what SimpleITK reads.
         frame: index on the fourth axis; None keeps a fourth axis as it is.
+        is_label: labels or probabilities, where a voxel that is not finite is background.
 
     Returns:
         The volume with finite values.
@@ -55,15 +56,33 @@ def read_grid(path: Path, frame: int | None = None) -> Grid:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise ValueError(f"{path}: the affine {affine.tolist()} cannot be inverted; repair the header")
     array, affine, orientation = to_canonical(array, affine)
-    nonfinite = 0
-    if array.dtype.kind == "f":
-        finite = np.isfinite(array)
-        nonfinite = int(array.size - np.count_nonzero(finite))
-        if nonfinite == array.size:
-            raise ValueError(f"{path}: no voxel is finite")
-        if nonfinite:
-            array = np.where(finite, array, array[finite].min())
+    array, nonfinite = make_finite(array, path, is_label)
     return Grid(array, affine, orientation, nonfinite)
+
+
+def make_finite(array: np.ndarray, path: Path, is_label: bool) -> tuple[np.ndarray, int]:
+    """Replaces what is NaN or infinite: by 0 in labels, where the minimum may be an object; else by the finite minimum.
+
+    Args:
+        array: of any shape and real dtype.
+        path: what an error names.
+        is_label: labels or probabilities.
+
+    Returns:
+        The array, itself if all is finite, and the number of voxels that were not.
+
+    Raises:
+        ValueError: if no voxel is finite.
+    """
+    if array.dtype.kind != "f":
+        return array, 0
+    finite = np.isfinite(array)
+    nonfinite = int(array.size - np.count_nonzero(finite))
+    if nonfinite == array.size:
+        raise ValueError(f"{path}: no voxel is finite; export the file again")
+    if nonfinite:
+        array = np.where(finite, array, array.dtype.type(0) if is_label else array[finite].min())
+    return array, nonfinite
 
 
 def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:

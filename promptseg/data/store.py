@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import time
 import uuid
@@ -34,6 +33,7 @@ from .layouts import scan
 from .parallel import run_isolated
 from .store_case import RECORD_VERSION, StoreConfig, describe, source_signature, write_case
 from .store_files import RECORD, damaged_files, write_record
+from .store_folders import case_folder, claimed_folders, plain_folder, shared_folders
 from .store_room import NoRoomError, is_full
 
 logger = logging.getLogger(__name__)
@@ -88,8 +88,8 @@ def prepare(
         moment.
 
     Raises:
-        ValueError: if a root is missing, two catalogs share a name, two cases a folder, the folder holds something else
-            than a store, or another run is writing to it.
+        ValueError: if a root is missing, two catalogs share a name, the folder holds something else than a store, or
+            another run is writing to it.
         NoRoomError: if the disk is full; what is in the store then is whole, and the next run does the rest.
     """
     started = time.monotonic()
@@ -98,16 +98,24 @@ def prepare(
     if len({catalog.name for catalog in catalogs}) < len(catalogs):
         raise ValueError(f"catalogs {[catalog.name for catalog in catalogs]}: give each data set a name of its own")
     pairs: list[tuple[Catalog, Case]] = []
+    unusable: dict[str, str] = {}
     for catalog in catalogs:
-        bare = replace(catalog, listing=())  # what a worker needs of it
-        pairs += [(bare, case) for case in scan(catalog).cases]
-    _check_folders([case for _, case in pairs])
-    listed = {case.key for _, case in pairs}
+        bare, found = replace(catalog, listing=()), scan(catalog)  # bare: what a worker needs of it
+        unusable |= {case.key: reason for case, reason in found.rejected}
+        pairs += [(bare, case) for case in found.cases]
+    unusable |= shared_folders([case for _, case in pairs])
+    listed = {case.key for _, case in pairs} | set(unusable)
+    pairs = [pair for pair in pairs if pair[1].key not in unusable]
     with _locked(root):
         datasets = _merge_datasets(root, catalogs)
         _write_text(root / "store.json", json.dumps(datasets, indent=1, sort_keys=True) + "\n")
         work = partial(_bring_up_to_date, root=root, config=config, verify=verify)
-        prepared, kept, rejected, records, retired = [], [], [], [], []
+        for case, plain, own in claimed_folders(root, [case for _, case in pairs]):
+            if (record := _read_record(plain)) and record.get("case") == case.name:
+                os.rename(plain, own)
+        prepared, kept, rejected, records, retired = [], [], list(unusable.items()), [], []
+        for key, reason in unusable.items():
+            logger.warning("%s is left out: %s", key, reason)
         try:
             with closing(run_isolated(work, pairs, workers)) as outcomes:  # workers end before the index is written
                 for done, outcome in enumerate(outcomes, 1):
@@ -146,11 +154,6 @@ def prepare(
     )
 
 
-def case_folder(store: Path, case: Case) -> Path:
-    """Where a case lies in a store; characters that file systems dislike become ``_``."""
-    return store / "cases" / case.dataset / re.sub(r"[^A-Za-z0-9_.\-]|^\.", "_", case.name)
-
-
 def read_records(store: Path) -> Iterator[dict[str, Any]]:
     """Records of the cases in a store, sorted by data set and case, read from their ``case.json``."""
     for dataset in sorted(path for path in (store / "cases").glob("*") if path.is_dir()):
@@ -181,6 +184,8 @@ def _bring_up_to_date(pair: tuple[Catalog, Case], root: Path, config: StoreConfi
 def _keep_or_prepare(catalog: Catalog, case: Case, root: Path, config: StoreConfig, verify: bool) -> str:
     folder = case_folder(root, case)
     record = _read_record(folder)
+    if record is None and (older := _read_record(plain_folder(root, case))) and older.get("case") == case.name:
+        folder, record = plain_folder(root, case), older
     if record is not None and any(record.get(key) != value for key, value in describe(case).items()):
         record = {**record, **describe(case)}
         write_record(folder, record)  # before anything can fail: no case stays in a fold that it has left
@@ -209,15 +214,6 @@ def _remove(root: Path, folder: Path) -> None:
         trash.parent.mkdir(exist_ok=True)
         os.rename(folder, trash)
         shutil.rmtree(trash, ignore_errors=True)
-
-
-def _check_folders(cases: Sequence[Case]) -> None:
-    seen: dict[str, str] = {}
-    for case in cases:
-        folder = str(case_folder(Path(), case)).lower()
-        if folder in seen:
-            raise ValueError(f"cases {seen[folder]} and {case.key} would share a folder: rename one")
-        seen[folder] = case.key
 
 
 def _merge_datasets(root: Path, catalogs: Sequence[Catalog]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,15 @@ import numpy as np
 
 from .catalog import Case, Catalog
 from .catalog_check import content_hash
+from .label_index import index_labels
 from .label_maps import read_labels
 from .reading import Grid, grid_difference, read_grid
 from .store_files import FOREGROUND, IMAGE, INTENSITY, LABEL, file_checksum, flush, write_array, write_record
 
 if TYPE_CHECKING:
     from ..preprocessing import PreprocessingConfig
+
+logger = logging.getLogger(__name__)
 
 RECORD_VERSION = 1
 LABEL_COLUMNS = ("value", "voxels", "low_i", "low_j", "low_k", "high_i", "high_j", "high_k", "samples", "samples_stop")
@@ -136,6 +140,7 @@ def write_case(folder: Path, catalog: Catalog, case: Case, config: StoreConfig) 
         if record["statistics"]["minimum"] == record["statistics"]["maximum"]:
             raise ValueError(f"{case.image}: every voxel is {image.array.flat[0]}")
         record["nonfinite"] = image.nonfinite_count
+        _warn_of_nonfinite(case.key, "image", image.nonfinite_count)
         write_array(folder / IMAGE, image.array, config)
         if config.preprocessing is not None:
             record["pyramid"] = _write_pyramid(folder, image, config)
@@ -146,6 +151,8 @@ def write_case(folder: Path, catalog: Catalog, case: Case, config: StoreConfig) 
             )
         record["labels"], foreground = index_labels(labels.grid.array, case.key, config.foreground_samples)
         record["overlap_voxels"], record["disputed_voxels"] = labels.overlap_voxels, labels.disputed_voxels
+        record["nonfinite_labels"] = labels.nonfinite_voxels
+        _warn_of_nonfinite(case.key, "labels", labels.nonfinite_voxels)
         write_array(folder / LABEL, labels.grid.array, config)
         np.save(folder / FOREGROUND, foreground)
     for path in sorted(folder.iterdir()):
@@ -153,6 +160,12 @@ def write_case(folder: Path, catalog: Catalog, case: Case, config: StoreConfig) 
         record["files"][path.name] = {"bytes": path.stat().st_size, "checksum": file_checksum(path)}
     write_record(folder, record)
     return record
+
+
+def _warn_of_nonfinite(key: str, kind: str, count: int) -> None:
+    if count:
+        filled = "the smallest finite value" if kind == "image" else "background"
+        logger.warning("%s: %d voxels of the %s are NaN or infinite: taken as %s", key, count, kind, filled)
 
 
 def level_file(level: int) -> str:
@@ -182,59 +195,6 @@ def _write_pyramid(folder: Path, image: Grid, config: StoreConfig) -> dict[str, 
             for level in coarser
         ],
     }
-
-
-def index_labels(labels: np.ndarray, key: str, samples: int) -> tuple[list[list[int]], np.ndarray]:
-    """Finds the box, the size and some voxels of each label.
-
-    Args:
-        labels: (I, J, K) whole numbers.
-        key: of the case; with the label value it seeds the sampling, so the result depends on nothing else.
-        samples: voxels of each label.
-
-    Returns:
-        One row of :data:`LABEL_COLUMNS` per value but 0, ascending; and (V, 3) int32 sampled voxels.
-    """
-    box = _foreground_box(labels)
-    part = np.ascontiguousarray(labels[box])
-    where = np.flatnonzero(part)
-    found = part.reshape(-1)[where]
-    order = np.argsort(_small(found), kind="stable")
-    where, found = where[order], found[order]
-    starts = np.flatnonzero(np.diff(found, prepend=found[:1] - 1))
-    corner = np.array([side.start for side in box])
-    entries: list[list[int]] = []
-    rows: list[np.ndarray] = []
-    first = 0
-    for inside in np.split(where, starts[1:]) if len(where) else ():
-        value = int(part.flat[inside[0]])
-        seed = hashlib.blake2b(f"{key}/{value}".encode(), digest_size=8).digest()
-        rng = np.random.default_rng(int.from_bytes(seed, "big"))
-        chosen = np.sort(rng.choice(inside, min(samples, len(inside)), replace=False))
-        rows.append(np.stack(np.unravel_index(chosen, part.shape), axis=1) + corner)
-        axes = np.unravel_index(inside, part.shape)
-        low = [int(axis.min()) for axis in axes] + corner
-        high = [int(axis.max()) + 1 for axis in axes] + corner
-        entries.append([value, len(inside), *low.tolist(), *high.tolist(), first, first + len(chosen)])
-        first += len(chosen)
-    voxels = np.concatenate(rows) if rows else np.zeros((0, 3))
-    return entries, voxels.astype(np.int32)
-
-
-def _foreground_box(labels: np.ndarray) -> tuple[slice, ...]:
-    """The box of all voxels but 0; empty where there are none."""
-    is_foreground = labels != 0
-    sides = []
-    for axis in range(3):
-        along = np.flatnonzero(is_foreground.any(axis=tuple(a for a in range(3) if a != axis)))
-        sides.append(slice(int(along[0]), int(along[-1]) + 1) if len(along) else slice(0, 0))
-    return tuple(sides)
-
-
-def _small(values: np.ndarray) -> np.ndarray:
-    """Values in the type that sorts fastest: 16 bits, where they fit."""
-    is_small = len(values) and values.min() >= 0 and values.max() < 2**16
-    return values.astype(np.uint16) if is_small else values
 
 
 def intensity_statistics(array: np.ndarray, max_samples: int = 1_000_000) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class StoreCase:
             source: where the bytes come from.
         """
         record = json.loads(line)
-        texts = [sys.intern(record[key]) for key in ("dataset", "case", "patient", "fold", "modality")]
+        # a store may have been made when a numbered fold or patient was kept as a number
+        texts = [sys.intern(str(record[key])) for key in ("dataset", "case", "patient", "fold", "modality")]
         return cls(*texts, line=line, dataset_info=datasets[record["dataset"]], source=source)
 
     @property

@@ -57,6 +57,39 @@ def test_check_prints_a_table_and_writes_a_report(run: Run, blobs: Path, tmp_pat
     assert len(json.loads((tmp_path / "reports/report.json").read_text())["cases"]) == 3
 
 
+def test_a_report_that_cannot_be_written_is_refused_before_the_check(
+    run: Run, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(*_: object, **__: object) -> None:
+        raise AssertionError("checked")
+
+    monkeypatch.setattr("promptseg.data.check_catalogs", check)
+    for path in (blobs / "catalog.yaml/report.json", Path("/proc/report.json")):
+        done = run("data", "check", blobs, "-o", path)
+        assert (done.code, done.out) == (2, "")
+        assert f"--output {path}: cannot be written" in done.error
+
+
+def test_the_report_is_printed_even_where_the_disk_is_full(run: Run, blobs: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    done = run("data", "check", blobs, "-o", full)
+    assert done.code == 2
+    assert "| blobs | 3 |" in done.out
+    assert "No space left" in done.error
+
+
+def test_a_probe_leaves_an_earlier_report_as_it_is(tmp_path: Path) -> None:
+    from promptseg.cli.data import probe_report
+
+    (tmp_path / "old.json").write_text("{}")
+    for name in ("old.json", "new/new.json"):
+        probe_report(tmp_path / name)
+    assert (tmp_path / "old.json").read_text() == "{}"
+    assert not (tmp_path / "new/new.json").exists()
+
+
 def test_check_fails_where_something_must_be_put_right(run: Run, blobs: Path) -> None:
     (blobs / "images/c1.nii.gz").write_bytes(b"")
     done = run("data", "check", blobs / "catalog.yaml")

@@ -64,7 +64,7 @@ def make_catalog(tmp_path: Path) -> MakeCatalog:
 
 def describe(root: Path, name: str = "blobs", **fields: object) -> Catalog:
     """A catalog with the fields that every catalog has; ``images`` and ``labels`` by default."""
-    from promptseg.data.catalog_loader import _build
+    from promptseg.data.catalog_fields import build_catalog
 
     given = {
         "name": name,
@@ -76,4 +76,4 @@ def describe(root: Path, name: str = "blobs", **fields: object) -> Catalog:
         "terms": {1: "liver", 2: "spleen"},
         **fields,
     }
-    return _build(root / "catalog.yaml", given, root)
+    return build_catalog(root / "catalog.yaml", given, root)

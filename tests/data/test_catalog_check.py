@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from promptseg.data import CheckReport, Finding, check_catalogs, load_catalog
-from promptseg.data.catalog_check import content_hash, count_values, find_duplicates, unknown_terms
+from promptseg.data.catalog_check import content_hash, count_values, find_duplicates, find_split_patients
+from promptseg.data.structure_check import unknown_terms
 
 from ..conftest import make_affine
 from .conftest import MakeCatalog, describe, phantom, save_nifti
@@ -32,6 +33,7 @@ def test_a_sound_data_set_has_no_findings(make_catalog: MakeCatalog) -> None:
 SHAPE = (20, 18, 14)
 IMAGE, LABEL = "images/p00.nii.gz", "labels/p00.nii.gz"
 MOVED = np.diag([1, 1.5, 2.2, 1])
+VOID = np.where(phantom(0)[1] > 0, 1, np.nan).astype(np.float32)
 HOLES = np.where(phantom(0)[0] == 5, np.nan, phantom(0)[0]).astype(np.float32)
 
 
@@ -48,6 +50,7 @@ HOLES = np.where(phantom(0)[0] == 5, np.nan, phantom(0)[0]).astype(np.float32)
         (lambda root: (root / IMAGE).unlink(), "label-without-image", "warning"),
         (lambda root: save_nifti(root / IMAGE, np.zeros((20, 18, 14, 2), np.int16)), "channels", "error"),
         (lambda root: save_nifti(root / IMAGE, HOLES), "non-finite", "warning"),
+        (lambda root: save_nifti(root / LABEL, VOID), "non-finite", "warning"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -80,6 +83,17 @@ def test_a_data_set_that_is_not_there_is_an_error(tmp_path: Path, make_catalog: 
     assert codes(check_catalogs([describe(tmp_path / "empty")])) == {"no-case": "error"}
     catalog = make_catalog(labels="segmentations/{case}.nii.gz")
     assert codes(check_catalogs([catalog]))["no-label"] == "error"
+
+
+def test_a_class_without_a_file_is_found(tmp_path: Path) -> None:
+    for number in range(2):
+        image, labels = phantom(number)
+        save_nifti(tmp_path / f"s{number}/ct.nii.gz", image)
+        for value, name in ((1, "liver"), (2, "spleen"))[: number + 1]:
+            save_nifti(tmp_path / f"s{number}/seg/{name}.nii.gz", (labels == value).astype(np.uint8))
+    patterns = {"images": "{case}/ct.nii.gz", "labels": "{case}/seg/{term}.nii.gz", "label_format": "classes"}
+    report = check_catalogs([describe(tmp_path, **patterns)])
+    assert [(f.code, f.case) for f in report.findings if f.severity == "warning"] == [("class-file-missing", "s0")]
 
 
 def test_tissue_that_is_only_painted_and_instances_need_no_term(make_catalog: MakeCatalog) -> None:
@@ -118,6 +132,11 @@ def test_a_patient_in_two_folds_is_found(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     report = check_catalogs([load_catalog(tmp_path / "dataset.json")])
     assert [(f.code, "'p'" in f.message) for f in report.errors] == [("leakage", True)]
+
+
+def test_folds_that_an_earlier_store_holds_as_numbers_are_compared() -> None:
+    entries: list[tuple] = [("a", 7, 0), ("a", "7", "train"), ("a", 8, 0), ("a", "8", "0")]
+    assert ["'7' is in the folds ['0', 'train']" in f.message for f in find_split_patients(entries)] == [True]
 
 
 def test_workers_change_nothing(make_catalog: MakeCatalog) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from promptseg.data import Catalog, load_catalog
-from promptseg.data.catalog_check import unknown_terms
+from promptseg.data.structure_check import unknown_terms
 
 CATALOGS = Path(__file__).resolve().parents[2] / "configs" / "catalogs"
 

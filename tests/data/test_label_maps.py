@@ -37,6 +37,23 @@ def test_a_fraction_in_a_label_map_is_refused(tmp_path: Path) -> None:
         read_labels(catalog, catalog.cases()[0])
 
 
+@pytest.mark.parametrize("trusts_affine", [True, False])
+@pytest.mark.parametrize("outside", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("label_format", ["map", "probabilities"])
+def test_what_is_not_finite_is_background_and_counted(
+    tmp_path: Path, label_format: str, outside: float, trusts_affine: bool
+) -> None:
+    image, labels = phantom(0, values=(1,))
+    save_nifti(tmp_path / "images/a.nii.gz", image)
+    save_nifti(tmp_path / "labels/a.nii.gz", np.where(labels > 0, 1, outside).astype(np.float32))
+    fields = {"label_format": label_format, "trust_label_affine": trusts_affine}
+    catalog = describe(tmp_path, terms={1: "liver"}, **fields)
+    found = read_labels(catalog, catalog.cases()[0], read_grid(tmp_path / "images/a.nii.gz"))
+    assert found is not None
+    np.testing.assert_array_equal(found.grid.array, labels)
+    assert found.nonfinite_voxels == np.count_nonzero(labels == 0)
+
+
 def test_one_file_per_class_makes_the_map_and_counts_the_overlap(tmp_path: Path) -> None:
     liver, spleen = np.zeros((2, 8, 8, 8), np.uint8)
     liver[:4] = 1
@@ -68,6 +85,20 @@ def test_probabilities_of_another_number_of_classes_are_refused(tmp_path: Path) 
     catalog = describe(tmp_path, images="", label_format="probabilities")
     with pytest.raises(ValueError, match="5 probability maps for 2 terms"):
         read_labels(catalog, catalog.cases()[0])
+
+
+@pytest.mark.parametrize("patterns", [{}, {"labels": "labels/{case}_{term}.nii.gz"}])
+def test_probabilities_above_their_scale_are_refused(tmp_path: Path, patterns: dict[str, str]) -> None:
+    liver = (np.linspace(0, 1, 64).reshape(4, 4, 4) * 255).astype(np.uint8)
+    save_nifti(tmp_path / ("labels/a_liver.nii.gz" if patterns else "labels/a.nii.gz"), liver)
+    fields = {"images": "", "label_format": "probabilities", "terms": {1: "liver"}, **patterns}
+    catalog = describe(tmp_path, **fields)
+    with pytest.raises(ValueError, match=r"a probability of 255, above probability_scale=1; set probability_scale"):
+        read_labels(catalog, catalog.cases()[0])
+    catalog = describe(tmp_path, **fields, probability_scale=255)
+    found = read_labels(catalog, catalog.cases()[0])
+    assert found is not None
+    np.testing.assert_array_equal(found.grid.array, liver >= 127.5)
 
 
 def test_probabilities_as_a_file_per_class(tmp_path: Path) -> None:

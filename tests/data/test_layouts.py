@@ -103,6 +103,26 @@ def test_one_file_per_class(tmp_path: Path) -> None:
     assert [path.name for path in found.unknown_classes] == ["unheard_of.nii.gz"]
 
 
+@pytest.mark.parametrize("label_format", ["classes", "probabilities"])
+def test_a_class_without_a_file_is_unknown_in_that_case(tmp_path: Path, label_format: str) -> None:
+    touch(tmp_path, "s1/ct.nii.gz", "s1/liver.nii.gz", "s1/spleen.nii.gz", "s2/ct.nii.gz", "s2/liver.nii.gz",
+          "s3/ct.nii.gz", "s3/spleen.nii.gz")  # fmt: skip
+    overrides = [{"match": "s3", "annotated": ["spleen"]}]
+    found = scan(describe(tmp_path, images="{case}/ct.nii.gz", labels="{case}/{term:liver|spleen}.nii.gz",
+                          label_format=label_format, overrides=overrides))  # fmt: skip
+    assert [case.annotated for case in found.cases] == [(1, 2), (1,), (2,)]
+    assert [(f.severity, f.code, f.case) for f in found.findings] == [("warning", "class-file-missing", "s2")]
+    assert "no file for spleen" in found.findings[0].message
+
+
+def test_a_class_is_annotated_where_every_rater_has_its_file(tmp_path: Path) -> None:
+    touch(tmp_path, "s1/ct.nii.gz", "s1/a_liver.nii.gz", "s1/a_spleen.nii.gz", "s1/b_liver.nii.gz")
+    patterns = {"images": "{case}/ct.nii.gz", "labels": "{case}/{rater}_{term}.nii.gz", "label_format": "classes"}
+    assert [case.annotated for case in scan(describe(tmp_path, **patterns)).cases] == [(1,)]
+    each = scan(describe(tmp_path, **patterns, raters="each")).cases
+    assert [(case.name, case.annotated) for case in each] == [("s1_a", (1, 2)), ("s1_b", (1,))]
+
+
 def test_raters_are_merged_or_cases_of_their_own(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.nii.gz", "labels/a_r1.nii.gz", "labels/a_r2.nii.gz")
     patterns = {"labels": "labels/{case}_{rater}.nii.gz"}
@@ -119,10 +139,15 @@ def test_label_maps_without_images(tmp_path: Path) -> None:
     assert case.labels
 
 
-def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz")
-    with pytest.raises(ValueError, match="both case 'a'"):
-        scan(describe(tmp_path, images="*/{case}.nii.gz", labels=""))
+def test_cases_of_one_name_cost_themselves_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "images/a.nii.gz", "images/a.nii", "images/b.nii.gz", "labels/a.nii.gz", "labels/b.nii.gz")
+    catalog = describe(tmp_path, images="images/{case}.nii[.gz]")
+    found = scan(catalog)
+    assert [case.name for case in found.cases] == ["b"]
+    assert [case.name for case, _ in found.rejected] == ["a"]
+    assert "a.nii and " in found.rejected[0][1]
+    assert catalog.cases() == found.cases
+    assert "blobs/a is left out" in caplog.text
 
 
 def test_overrides_and_exclusions(tmp_path: Path) -> None:

@@ -52,6 +52,15 @@ def test_voxels_that_are_not_finite_become_the_minimum_and_are_counted(tmp_path:
         read_grid(save_nifti(tmp_path / "b.nii.gz", np.full((2, 2, 2), np.nan, np.float32)))
 
 
+def test_a_label_that_is_not_finite_is_background(tmp_path: Path) -> None:
+    array = np.ones((3, 3, 3), np.float32)
+    array[0, 0] = np.nan, np.inf, -np.inf
+    grid = read_grid(save_nifti(tmp_path / "a.nii.gz", array), is_label=True)
+    assert grid.nonfinite_count == 3
+    assert (grid.array[0, 0] == 0).all()
+    assert (grid.array[1:] == 1).all()
+
+
 @pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
 def test_a_truncated_file_is_an_error_that_names_it(tmp_path: Path, keep: float) -> None:
     noise = np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.int16)

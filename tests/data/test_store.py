@@ -293,12 +293,3 @@ def test_the_preprocessing_is_part_of_what_makes_a_case(make_catalog: MakeCatalo
 def test_settings_out_of_range_are_refused(fields: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(reversed(fields))):
         StoreConfig(**fields)
-
-
-def test_names_that_file_systems_dislike_are_safe(tmp_path: Path) -> None:
-    from promptseg.data.catalog import Case
-    from promptseg.data.store import case_folder
-
-    for name in ("../../etc", ".hidden", "a b", "x:y"):
-        folder = case_folder(tmp_path, Case("blobs", name, name, "train", "CT", None))
-        assert folder.resolve().parent == (tmp_path / "cases/blobs").resolve()

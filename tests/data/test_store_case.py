@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from promptseg.data.store_case import LABEL_COLUMNS, index_labels, intensity_statistics
+from promptseg.data import prepare
+from promptseg.data.store_case import LABEL_COLUMNS, StoreConfig, index_labels, intensity_statistics
+
+from .conftest import MakeCatalog, phantom, save_nifti
 
 label_maps = st.one_of(
     hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 3)),
@@ -66,3 +71,19 @@ def test_statistics_of_a_large_image_are_close() -> None:
     found = intensity_statistics(array, max_samples=10_000)
     assert found["mean"] == pytest.approx(50, abs=0.5)
     assert found["minimum"] == array.min()
+
+
+@pytest.mark.parametrize("kind", ["image", "labels"])
+def test_voxels_that_are_not_finite_are_a_warning(
+    make_catalog: MakeCatalog, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    catalog = make_catalog(count=2)
+    image, labels = phantom(0)
+    array = (image if kind == "image" else labels).astype(np.float32)
+    array[0, 0, :3] = np.nan
+    save_nifti(catalog.root / ("images" if kind == "image" else "labels") / "p00.nii.gz", array)
+    prepare([catalog], tmp_path / "store", config=StoreConfig(chunk_size=8, block_size=4))
+    assert [record.getMessage() for record in caplog.records if "NaN" in record.getMessage()] == [
+        f"blobs/p00: 3 voxels of the {kind} are NaN or infinite: taken as "
+        + ("the smallest finite value" if kind == "image" else "background")
+    ]

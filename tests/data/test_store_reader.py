@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -147,3 +149,12 @@ def test_a_case_in_memory_is_its_line_of_the_index(store: Store, prepared: Path)
         case.labels, case.foreground(1), case.affine, case.read()
     held = [value for name, value in vars(case).items() if name not in ("line", "dataset_info", "source")]
     assert all(isinstance(value, str) for value in held)
+
+
+def test_a_store_that_holds_numbers_where_names_belong_is_read(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path / "store")
+    index = tmp_path / "store/index.jsonl"
+    records = [json.loads(line) for line in index.read_text().splitlines()]
+    index.write_text("".join(json.dumps({**r, "fold": 0, "patient": n}) + "\n" for n, r in enumerate(records)))
+    found = Store(tmp_path / "store")
+    assert [case.patient for case in found.select(fold="0")] == [str(n) for n in range(len(records))]
