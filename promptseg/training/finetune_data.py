@@ -126,7 +126,7 @@ def load_case(case: CasePaths, config: PreprocessingConfig) -> TrainingVolume:
     Raises:
         ValueError: if a file is damaged, the grids differ, or label values are not whole numbers.
     """
-    image, label = read_grid(case.image), read_grid(case.label)
+    image, label = read_grid(case.image), read_grid(case.label, is_label=True)
     if image.array.ndim != 3 or label.array.ndim != 3:
         raise ValueError(f"{case.image}: {image.array.ndim} axes, labels {label.array.ndim}; give one channel, 3 axes")
     if difference := grid_difference(image, label):

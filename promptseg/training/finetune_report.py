@@ -78,7 +78,7 @@ def measure_cases(
     scores: dict[str, list[float]] = {}
     for case in cases:
         predictor.set_image(str(case.image))
-        truth = predictor.volume.from_canonical_array(np.ascontiguousarray(read_grid(case.label).array))
+        truth = predictor.volume.from_canonical_array(np.ascontiguousarray(read_grid(case.label, is_label=True).array))
         present = [v for v in names if (truth == v).any()]
         for value in present:
             for count, dice in click_dice(predictor, truth == value, max(CLICKS)).items():
