@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from .paths import check_folder
 class DemoConfig:
     """Segments a few organs of a CT that ships with the package, from clicks and a box at fixed places.
 
-    Writes organs.nii.gz (one value for each organ) and overlay.png. Prints, for each organ and after each prompt, the
+    Writes organs.nii.gz (one value for each organ), overlay.png, and ct.nii.gz, the CT, to go on with. Prints, for each organ and after each prompt, the
     overlap with the labels that ship beside the CT, and the seconds the prompts took. Those labels are another model's
     output, so the overlap (Dice, 0 to 1) is agreement with that model, not accuracy.
     """
@@ -33,7 +34,7 @@ def run(config: DemoConfig) -> int:
     import numpy as np
 
     from .. import demo
-    from ..io import read_volume, write_volume
+    from ..io import atomic_path, read_volume, write_volume
     from ..render import render_overlay, save_picture
 
     folder = Path(config.output)
@@ -71,7 +72,10 @@ def run(config: DemoConfig) -> int:
     names = [thing.name for thing in demo.OBJECTS]
     picture = render_overlay(predictor.volume, organs, points, labels, centre=demo.OVERVIEW, legend=names)
     save_picture(picture, picture_path)
-    print(f"wrote {mask_path} and {picture_path}")
+    image_path = folder / "ct.nii.gz"
+    with atomic_path(image_path) as staging:
+        shutil.copyfile(demo.IMAGE, staging)
+    print(f"wrote {mask_path}, {picture_path} and {image_path}")
     return 0
 
 

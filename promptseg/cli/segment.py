@@ -255,7 +255,7 @@ COMMAND = Command(
     run,
     example="""\
   promptseg segment ct.nii.gz --point 86,47,100 -o liver.nii.gz --overlay liver.png
-  promptseg segment ct.nii.gz --point 86,47,100 --negative 86,43,84 -o liver.nii.gz
+  promptseg segment ct.nii.gz --point 92,51,100 --negative 64,54,98 -o liver.nii.gz
   promptseg segment mr.nii.gz --box 20,30,10,60,70,40 --mask earlier.nii.gz -o tumour.nii.gz
   promptseg segment ct.nii.gz --space lps --point -80.0,-152.3,394.3 -o liver.nii.gz
   promptseg segment ct.nii.gz --text liver --text "left kidney" -o labels.nii.gz

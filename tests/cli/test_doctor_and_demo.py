@@ -47,7 +47,7 @@ def test_demo(run: Run, weights: Path, tmp_path: Path) -> None:
     assert np.array_equal(organs.affine, image.affine)  # type: ignore[attr-defined]
     with Image.open(folder / "overlay.png") as picture:
         assert picture.width > 800
-    assert sorted(p.name for p in folder.iterdir()) == ["organs.nii.gz", "overlay.png"]
+    assert sorted(p.name for p in folder.iterdir()) == ["ct.nii.gz", "organs.nii.gz", "overlay.png"]
 
 
 def test_demo_into_a_file_is_refused(run: Run, weights: Path, tmp_path: Path) -> None:
