@@ -44,7 +44,7 @@ class InteractionConfig:
     """How far it changes the mask, in multiples of its distance to where it would have been right already."""
     least_distance: float = 5.0
     """Least such distance, in voxels of the level. This and the four before were chosen on training cases."""
-    given_reach: float = 2.0
+    given_reach: float = 3.0
     """How far a click changes a mask that was handed over, in the same multiples."""
     given_distance: float = 2.0
     """Least such distance then. Both were chosen on masks of training cases, to which a ball was added or of which one

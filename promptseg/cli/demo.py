@@ -16,9 +16,9 @@ from .paths import check_folder
 class DemoConfig:
     """Segments a few organs of a CT that ships with the package, from clicks and a box at fixed places.
 
-    Writes organs.nii.gz (one value for each organ), overlay.png, and ct.nii.gz, the CT, to go on with. Prints, for each organ and after each prompt, the
-    overlap with the labels that ship beside the CT, and the seconds the prompts took. Those labels are another model's
-    output, so the overlap (Dice, 0 to 1) is agreement with that model, not accuracy.
+    Writes organs.nii.gz (one value for each organ), overlay.png, and ct.nii.gz, the CT, to go on with. Prints, for each
+    organ and after each prompt, the overlap with the labels that ship beside the CT, and the seconds the prompts took.
+    Those labels are another model's output, so the overlap (Dice, 0 to 1) is agreement with that model, not accuracy.
     """
 
     output: str = option("promptseg-demo", short="-o", metavar="FOLDER")

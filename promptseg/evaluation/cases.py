@@ -30,6 +30,7 @@ class LoadedCase:
         objects: (label values, name) of each structure whose presence or absence is known.
         boxes: label value -> half-open box that comes with the case, and only those; None where boxes are simulated.
         absent: names of annotated structures that this case does not have.
+        ignore: label values of voxels that are neither object nor background.
     """
 
     image: SegmenterImage
@@ -37,6 +38,7 @@ class LoadedCase:
     objects: tuple[tuple[tuple[int, ...], str], ...]
     boxes: Mapping[int, VoxelBox] | None = None
     absent: tuple[str, ...] = ()
+    ignore: tuple[int, ...] = ()
 
 
 class EvaluationCase(Protocol):
@@ -153,6 +155,7 @@ class CatalogCase:
             found.grid.array,
             tuple(objects),
             absent=self._absent(found.grid.array),
+            ignore=self.catalog.ignore,
         )
 
     @property
@@ -261,6 +264,7 @@ def objects_of(loaded: LoadedCase, tolerance_mm: float) -> Iterator[EvaluationOb
     """The structures that are there, one after the other; a structure without voxels is passed over."""
     spacing = loaded.image.spacing_mm.tolist()
     boxes = _boxes_by_value(loaded.labels)
+    unknown = np.isin(loaded.labels, loaded.ignore) if set(loaded.ignore) & set(boxes) else None
     for values, name in loaded.objects:
         present = [boxes[v] for v in values if v in boxes]
         if not present:
@@ -270,7 +274,7 @@ def objects_of(loaded: LoadedCase, tolerance_mm: float) -> Iterator[EvaluationOb
         part = loaded.labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
         first, *others = values
         mask = np.isin(part, values) if others else part == first
-        truth = TrueObject(mask, spacing, low.tolist(), loaded.labels.shape, tolerance_mm)
+        truth = TrueObject(mask, spacing, low.tolist(), loaded.labels.shape, tolerance_mm, unknown)
         yield EvaluationObject(min(values), name, truth, is_union=bool(others))
 
 

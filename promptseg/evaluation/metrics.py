@@ -64,6 +64,8 @@ class TrueObject:
         origin: (3,) first voxel of the crop in the image.
         image_shape: (3,) of the image; None for the crop's.
         tolerance_mm: of the normalised surface Dice.
+        unknown: (I, J, K) bool of the whole image: voxels of which the labels do not say what they are, where a
+            prediction is neither right nor wrong; None for none.
 
     Example:
         >>> truth = TrueObject(np.ones((4, 4, 4), bool), (1, 1, 1))
@@ -78,6 +80,7 @@ class TrueObject:
         origin: Sequence[int] = (0, 0, 0),
         image_shape: Sequence[int] | None = None,
         tolerance_mm: float = 2.0,
+        unknown: np.ndarray | None = None,
     ) -> None:
         self.spacing_mm = np.asarray(spacing_mm, dtype=np.float64)
         self.tolerance_mm = tolerance_mm
@@ -87,6 +90,7 @@ class TrueObject:
         self.low = box[0] + np.asarray(origin, dtype=int)
         self.high = box[1] + np.asarray(origin, dtype=int)
         self.num_voxels = int(np.count_nonzero(self.mask))
+        self.unknown = unknown
         self._surface: Surface | None = None
 
     @property
@@ -114,7 +118,7 @@ class TrueObject:
         return int(np.count_nonzero(predicted[slices(self.low, self.high)] & self.mask))
 
     def union_crops(self, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Truth and prediction in the smallest box that holds both.
+        """Truth and prediction in the smallest box that holds both; nothing is predicted where nobody knows the truth.
 
         Args:
             predicted: (I, J, K) bool of the whole image.
@@ -127,6 +131,8 @@ class TrueObject:
         """
         if tuple(predicted.shape) != self.image_shape:
             raise ValueError(f"prediction of shape {predicted.shape}: expected the image's grid, {self.image_shape}")
+        if self.unknown is not None:
+            predicted = predicted & ~self.unknown
         low, high = self.low, self.high
         box = bounding_box(predicted)
         if box is not None and self.num_voxels:

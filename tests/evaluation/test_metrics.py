@@ -168,3 +168,13 @@ def test_dice_is_symmetric_and_one_only_for_equal_masks(one: int, other: int) ->
     a, b = smooth_mask((6, 6, 6), one), smooth_mask((6, 6, 6), other)
     assert dice(a, b) == dice(b, a)
     assert (dice(a, b) == 1.0) == bool((a == b).all())
+
+
+def test_a_prediction_is_neither_right_nor_wrong_where_nobody_knows_the_truth() -> None:
+    mask, unknown = np.zeros((2, 12, 12, 12), dtype=bool)
+    mask[2:6, 2:6, 2:6], unknown[6:] = True, True
+    predicted = mask.copy()
+    predicted[6:10, 2:6, 2:6] = True
+    spacing = (1.0, 1.0, 1.0)
+    assert TrueObject(mask, spacing).score(predicted).dice < 0.7
+    assert TrueObject(mask, spacing, unknown=unknown).score(predicted) == TrueObject(mask, spacing).score(mask)
