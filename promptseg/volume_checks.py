@@ -197,6 +197,15 @@ def check_contrast(array: np.ndarray, source: str) -> None:
 def warn_of_missing_spacing() -> None:
     """Says, once per process, that an array without affine and spacing is taken to have voxels of 1 mm."""
     logger.warning(
-        "an array came without affine and spacing: its voxels are taken as 1 x 1 x 1 mm; give spacing=(x, y, z) in mm, "
-        "or affine=, so that sizes and shapes are right"
+        "an array came without affine and spacing: its voxels are taken as 1 x 1 x 1 mm, and left and right are guessed; "
+        "give affine=, or spacing=(x, y, z) in mm, so that sizes and shapes are right"
+    )
+
+
+@functools.cache
+def warn_of_missing_orientation() -> None:
+    """Says, once per process, that of an array with a spacing alone it is not known where left and right are."""
+    logger.warning(
+        "orientation unknown: an array came with spacing= alone, so left and right are guessed (its axes are taken to "
+        "run to the right, anterior and superior); give affine= instead"
     )

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 GEOMETRY_TOLERANCE = 1e-4
 """Most that a format may move a voxel, in voxels, by the digits it stores; some releases keep ten."""
 
+WITHOUT_DIRECTIONS = ("TIFFImageIO", "PNGImageIO", "JPEGImageIO", "BMPImageIO")
+"""Readers of ITK whose formats do not say how an image lies."""
+
 
 @dataclass(frozen=True)
 class ItkGeometry:
@@ -88,7 +91,26 @@ def volume_from_itk(image: Any, source: str) -> Volume:
 
     _check_pixels(image, source)
     geometry = ItkGeometry.of(image)
-    return Volume(sitk.GetArrayFromImage(image).T, geometry.affine, source, geometry)
+    is_known = _places_axes(image)
+    volume = Volume(sitk.GetArrayFromImage(image).T, geometry.affine, source, geometry, is_known)
+    if not is_known:
+        logger.warning(
+            "%s: orientation unknown: its file does not say how its axes run, so left and right are guessed (they are "
+            "read as %s); write it with a space and directions, or give its array with affine=",
+            source,
+            volume.orientation,
+        )
+    return volume
+
+
+def _places_axes(image: Any) -> bool:
+    """Whether the file that an image was read from says where the axes run to; ITK makes up a direction else."""
+    keys = set(image.GetMetaDataKeys())
+    reader = image.GetMetaData("ITK_InputFilterName") if "ITK_InputFilterName" in keys else ""
+    if reader == "NrrdImageIO":
+        return "NRRD_space" in keys
+    codes = [image.GetMetaData(key) for key in ("qform_code", "sform_code") if key in keys]
+    return reader not in WITHOUT_DIRECTIONS and (not codes or any(code.strip() != "0" for code in codes))
 
 
 def _check_pixels(image: Any, source: str) -> None:

@@ -87,7 +87,30 @@ def volume_from_nibabel(image: Any, source: str) -> Volume:
             header.get_xyzt_units()[0],
         )
     voxels = _read_voxels(image.dataobj, shape, source)
-    return Volume(voxels, image.affine, source, None if header is None else header.copy())
+    is_known = _places_axes(image)
+    volume = Volume(voxels, image.affine, source, None if header is None else header.copy(), is_known)
+    if not is_known:
+        logger.warning(
+            "%s: orientation unknown: its header has no valid transform, so left and right are guessed (its axes are "
+            "read as %s); set the header's sform or qform, or give the array with affine=",
+            source,
+            volume.orientation,
+        )
+    return volume
+
+
+def _places_axes(image: Any) -> bool:
+    """Whether a header says where the axes run to; where it does not, nibabel makes an affine of the voxel sides.
+
+    Source: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h, "METHOD 1"; Analyze has no orientation unless a
+    ``.mat`` file of SPM's lies beside it.
+    """
+    header = image.header
+    if isinstance(header, nibabel.Nifti1Header):
+        return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    if isinstance(header, nibabel.AnalyzeHeader):
+        return not np.allclose(image.affine, header.get_best_affine())
+    return True
 
 
 def _read_voxels(data: Any, shape: tuple[int, ...], source: str) -> np.ndarray:

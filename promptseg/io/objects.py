@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..volume import Volume
-from ..volume_checks import affine_from_spacing, warn_of_missing_spacing
+from ..volume_checks import affine_from_spacing, warn_of_missing_orientation, warn_of_missing_spacing
 
 
 def volume_from_object(image: Any, affine: Any = None, spacing: Any = None) -> Volume:
@@ -69,10 +69,14 @@ def _from_array(image: Any, kind: str, affine: Any, spacing: Any) -> Volume:
         affine = getattr(image, "affine", None)  # of a MONAI MetaTensor
     array = _tensor_as_array(image) if kind == "tensor" else np.asarray(image)
     affine = _tensor_as_array(affine) if hasattr(affine, "detach") else affine
-    if affine is None and spacing is None:
+    if affine is not None:
+        return Volume(array, affine, source)
+    if spacing is None:
         warn_of_missing_spacing()
-        affine = np.eye(4)
-    return Volume(array, affine if affine is not None else affine_from_spacing(spacing, source), source)
+    else:
+        warn_of_missing_orientation()
+    affine = affine_from_spacing(1.0 if spacing is None else spacing, source)
+    return Volume(array, affine, source, is_orientation_known=False)
 
 
 def _tensor_as_array(tensor: Any) -> np.ndarray:
