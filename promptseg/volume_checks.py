@@ -197,8 +197,8 @@ def check_contrast(array: np.ndarray, source: str) -> None:
 def warn_of_missing_spacing() -> None:
     """Says, once per process, that an array without affine and spacing is taken to have voxels of 1 mm."""
     logger.warning(
-        "an array came without affine and spacing: its voxels are taken as 1 x 1 x 1 mm, and left and right are guessed; "
-        "give affine=, or spacing=(x, y, z) in mm, so that sizes and shapes are right"
+        "an array came without affine and spacing: its voxels are taken as 1 x 1 x 1 mm, and left and right are "
+        "guessed; give affine=, or spacing=(x, y, z) in mm, so that sizes and shapes are right"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from .command import Command, option
+from .command import Command, as_repeated, option
 from .coordinates import Coordinates, parse_coordinates, parse_stroke
 from .loading import DEFAULT_MODEL, load_predictor, progress_bar
 from .paths import check_image_output, table_path
@@ -79,7 +79,7 @@ class SegmentConfig:
         for name in ("scribble", "negative_scribble", "lasso"):
             strokes = tuple(parse_stroke(v, f"--{name.replace('_', '-')}") for v in getattr(self, name))
             object.__setattr__(self, name, strokes)
-        object.__setattr__(self, "text", (self.text,) if isinstance(self.text, str) else tuple(self.text))
+        object.__setattr__(self, "text", as_repeated(self.text, is_text=True))
         given = (self.point, self.negative, self.box, self.scribble, self.negative_scribble, self.lasso)
         is_pointed = any(given) or self.mask is not None
         is_prompted = is_pointed or bool(self.text)
