@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..volume import Volume
+from ..volume_checks import warn_of_strange_extent
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def volume_from_itk(image: Any, source: str) -> Volume:
     geometry = ItkGeometry.of(image)
     is_known = _places_axes(image)
     volume = Volume(sitk.GetArrayFromImage(image).T, geometry.affine, source, geometry, is_known)
+    warn_of_strange_extent(volume.shape, volume.spacing_mm, source)
     if not is_known:
         logger.warning(
             "%s: orientation unknown: its file does not say how its axes run, so left and right are guessed (they are "

@@ -11,12 +11,18 @@ import nibabel
 import numpy as np
 
 from ..volume import Volume
-from ..volume_checks import block_slices
+from ..volume_checks import block_slices, warn_of_strange_extent
 
 logger = logging.getLogger(__name__)
 
 ALIGNED = 2
 """NIfTI's code for coordinates that are aligned to something, when a result has no header to repeat."""
+
+LENGTH_BITS = 7
+"""Bits of NIfTI's ``xyzt_units`` that hold the unit of length."""
+MILLIMETRES = 2
+UNITS_IN_MM = {1: 1000.0, 3: 0.001}
+"""Code of metres and of microns -> mm. All others, millimetres and what is not said, are read as millimetres."""
 
 NIFTI1_LONGEST_AXIS = 32767
 ROUNDING_TOLERANCE = 1e-3
@@ -79,16 +85,11 @@ def volume_from_nibabel(image: Any, source: str) -> Volume:
     if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape:
         return Volume(np.broadcast_to(np.uint8(0), shape), image.affine, source)  # which refuses it without reading
     header = image.header if isinstance(image.header, nibabel.Nifti1Header) else None
-    if header is not None and header.get_xyzt_units()[0] in ("meter", "micron"):
-        logger.warning(
-            "%s: its header gives coordinates in units of a %s; they are read as millimetres: correct the header if "
-            "that is not meant",
-            source,
-            header.get_xyzt_units()[0],
-        )
+    affine = image.affine if header is None else _affine_in_mm(image.affine, header)
     voxels = _read_voxels(image.dataobj, shape, source)
     is_known = _places_axes(image)
-    volume = Volume(voxels, image.affine, source, None if header is None else header.copy(), is_known)
+    volume = Volume(voxels, affine, source, None if header is None else header.copy(), is_known)
+    warn_of_strange_extent(volume.shape, volume.spacing_mm, source)
     if not is_known:
         logger.warning(
             "%s: orientation unknown: its header has no valid transform, so left and right are guessed (its axes are "
@@ -97,6 +98,12 @@ def volume_from_nibabel(image: Any, source: str) -> Volume:
             volume.orientation,
         )
     return volume
+
+
+def _affine_in_mm(affine: np.ndarray, header: nibabel.Nifti1Header) -> np.ndarray:
+    """An affine of a header in millimetres, whatever the unit of length that the header says."""
+    factor = UNITS_IN_MM.get(int(header["xyzt_units"]) & LENGTH_BITS, 1.0)
+    return affine if factor == 1 else np.diag([factor, factor, factor, 1.0]) @ affine
 
 
 def _places_axes(image: Any) -> bool:
@@ -161,8 +168,10 @@ def _header(shape: tuple[int, ...], affine: np.ndarray, reference: Any) -> Any:
     if reference is not None:
         header = reference.copy()
         header.extensions.clear()  # they describe the image, and may name the patient
-        if tuple(reference.get_data_shape()[:3]) == shape and np.array_equal(header.get_best_affine(), affine):
+        own_mm = _affine_in_mm(header.get_best_affine(), header)
+        if tuple(reference.get_data_shape()[:3]) == shape and np.array_equal(own_mm, affine):
             return header
+        header["xyzt_units"] = (int(header["xyzt_units"]) & ~LENGTH_BITS) | MILLIMETRES
     is_nifti2 = isinstance(header, nibabel.Nifti2Header) or max(shape) > NIFTI1_LONGEST_AXIS
     if not is_nifti2 and _displacement(affine.astype(np.float32), affine, shape) > ROUNDING_TOLERANCE:
         logger.info("the affine needs float64: NIfTI-2 is written")
