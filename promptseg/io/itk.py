@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 GEOMETRY_TOLERANCE = 1e-4
 """Most that a format may move a voxel, in voxels, by the digits it stores; some releases keep ten."""
 
+FRAME_CURE = "take one frame: image[..., 0] in Python, else export one from a viewer such as 3D Slicer"
 WITHOUT_DIRECTIONS = ("TIFFImageIO", "PNGImageIO", "JPEGImageIO", "BMPImageIO")
 """Readers of ITK whose formats do not say how an image lies."""
 
@@ -121,7 +122,7 @@ def _check_pixels(image: Any, source: str) -> None:
     if len(size) < 3:
         raise ValueError(f"{source}: shape {size} has {len(size)} axes, expected 3; is it one slice of a series?")
     if any(n != 1 for n in size[3:]):
-        raise ValueError(f"{source}: shape {size} has {len(size)} axes, expected 3; take one frame: image[..., 0]")
+        raise ValueError(f"{source}: shape {size} has {len(size)} axes, expected 3; {FRAME_CURE}")
     components = image.GetNumberOfComponents() if hasattr(image, "GetNumberOfComponents") else (
         image.GetNumberOfComponentsPerPixel()
     )  # fmt: skip

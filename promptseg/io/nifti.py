@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,20 @@ def read_with_nibabel(path: Path) -> Volume:
         raise ValueError(
             f"{path}: is not an image, or is damaged ({_line(error)}); open it in a viewer, or copy it again"
         ) from error
+    _check_frames(image, str(path))
     _check_stored_spacing(image, str(path))
     return volume_from_nibabel(image, str(path))
+
+
+def _check_frames(image: Any, path: str) -> None:
+    """Refuses a file of several frames with a cure for the shell beside that for Python."""
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) == 4 and shape[3] > 1:
+        frame = Path(path).name.partition(".")[0] + "_frame0.nii.gz"
+        raise ValueError(
+            f"{path}: shape {shape} has 4 axes, expected 3; take one frame: on the command line with nibabel's "
+            f"`nib-roi -t 0:1 {shlex.quote(path)} {shlex.quote(frame)}`, in Python with image[..., 0]"
+        )
 
 
 def _check_stored_spacing(image: Any, source: str) -> None:

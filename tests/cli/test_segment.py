@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.cmdline import roi
 from PIL import Image
 
 from .conftest import Run, save_image
@@ -167,7 +169,7 @@ def write_other_grids(folder: Path, image: Path) -> dict[str, Path]:
         ("IMAGE --point 8,7,4 -o OUT --device cuda:99", ["cuda:99", "cpu"]),
         ("FOLDER/nowhere.nii.gz --point 8,7,4 -o OUT", ["nowhere.nii.gz"]),
         ("FOLDER --point 8,7,4 -o OUT", ["FOLDER"]),
-        ("four --point 8,7,4 -o OUT", ["four", "[..., 0]"]),
+        ("four --point 8,7,4 -o OUT", ["four", "nib-roi -t 0:1 ", "[..., 0]"]),
         ("flat --point 8,7,4 -o OUT", ["3"]),
         ("constant --point 8,7,4 -o OUT", ["7"]),
         ("cut --point 8,7,4 -o OUT", ["cut.nii.gz"]),
@@ -259,3 +261,20 @@ def test_one_slice_and_other_orientations(run: Run, weights: Path, tmp_path: Pat
         mask, placed = read(out)
         assert mask[6, 5, 0] == 1
         assert np.array_equal(placed, affine)
+
+
+def test_the_command_that_the_error_advises_takes_one_frame(
+    run: Run, weights: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voxels, affine = read(image)
+    several = tmp_path / "two frames.nii.gz"
+    nib.save(nib.Nifti1Image(np.stack([voxels, voxels[::-1]], axis=-1), affine), several)
+    out = tmp_path / "mask.nii.gz"
+    outcome = run("segment", several, "--point", "8,7,4", "-o", out, "--model", weights)
+    advised = shlex.split(outcome.error.split("`")[1])
+    monkeypatch.chdir(tmp_path)
+    assert advised[0] == "nib-roi"
+    assert roi.main(advised[1:]) == 0
+    assert run("segment", advised[-1], "--point", "8,7,4", "-o", out, "--model", weights).code == 0
+    assert np.array_equal(read(out)[1], affine)
+    assert np.array_equal(read(tmp_path / advised[-1])[0].reshape(voxels.shape), voxels)
