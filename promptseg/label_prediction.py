@@ -22,9 +22,9 @@ from .search import Finding
 from .volume import Volume
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class LabelPrediction:
-    """Structures of a volume, on its own grid.
+    """Structures of a volume, on its own grid; two are equal only where they are the same one.
 
     Attributes:
         volume: the image.
@@ -55,6 +55,11 @@ class LabelPrediction:
     _sizes: Mapping[int, int] = field(default_factory=dict, repr=False)
     _signature: str = field(default="", repr=False)
     _calibration: Sequence[float] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        found = sum(count > 0 for count in self._counts().values())
+        shape = " x ".join(map(str, self.volume.shape))
+        return f"LabelPrediction({found} of {len(self.names)} labels, of {shape} voxels)"
 
     def volumes_ml(self) -> dict[int, float]:
         """Label value -> volume in the label map, in millilitres; 0 for one that was not found."""

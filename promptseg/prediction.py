@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 VoxelBox = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LowresLogits:
     """Logits at the zoom level an object was drawn at; pass them back as ``mask=`` to go on from them.
 
@@ -45,9 +45,9 @@ class LowresLogits:
         return self.canvas.logits.numpy()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-    """A segmented object on the grid of the image that was set.
+    """A segmented object on the grid of the image that was set; two are equal only where they are the same one.
 
     Attributes:
         volume: the image.
@@ -73,6 +73,11 @@ class Prediction:
     level_spacing_mm: float
     logits_lowres: LowresLogits
     _alternatives: tuple[Canvas, ...] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        name = "" if self.name is None else f"{self.name!r}, "
+        shape = " x ".join(map(str, self.volume.shape))
+        return f"Prediction({name}{self.volume_ml:.4g} ml, score {self.score:.2f}, of {shape} voxels)"
 
     @property
     def _native(self) -> NativeMask:

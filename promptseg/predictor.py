@@ -247,7 +247,7 @@ class Predictor(AdapterMethods):
         with self._lock:
             engine = self._require_engine()
             before = None if self._state is None else self._state.prompts.structure
-            structure = understand_one(self.model.config, text, before)
+            structure = understand_one(self.model.config, text, before, engine.volume)
             encoded_before = engine.num_encoded
             handed_over = mask.logits_lowres if isinstance(mask, Prediction) else mask
             if isinstance(handed_over, LowresLogits):
@@ -298,7 +298,7 @@ class Predictor(AdapterMethods):
         """
         with self._lock:
             engine = self._require_engine()
-            structures = understand_all(self.model.config, terms)
+            structures = understand_all(self.model.config, terms, engine.volume)
             return segment_structures(engine, structures, terms is not None, self.interaction_config)
 
     def precompute(

@@ -11,6 +11,12 @@ from torch import Tensor
 OUTSIDE = -1.0
 """Preprocessed intensity of positions outside the volume, in training as in inference."""
 
+FLOAT32_HIGHEST, FLOAT32_NARROWEST = 1e30, 1e-30
+"""Largest intensity and narrowest range that are mapped in float32, which holds 1e-38 to 3e38 in full precision."""
+
+CONSTANT_SPAN = 1e-6
+"""Range given to a constant image, relative to its value: it has to be wide enough to be cut into bins."""
+
 
 @dataclass(frozen=True)
 class PreprocessingConfig:
@@ -82,7 +88,7 @@ class IntensityMapping:
         if high <= low or not ((samples >= low) & (samples <= high)).any():  # nearly constant, or a few voxels
             low, high = float(samples.min()), float(samples.max())
         if high <= low:
-            high = low + 1.0
+            high = low + max(1.0, abs(low) * CONSTANT_SPAN)
         histogram = np.histogram(samples, bins=config.num_bins, range=(low, high))[0].astype(np.float64)
         share = histogram / max(histogram.sum(), 1.0)
         limit = config.clip_limit / config.num_bins
@@ -98,7 +104,13 @@ class IntensityMapping:
         if array.dtype in (np.uint8, np.int8, np.uint16, np.int16):
             limits = np.iinfo(array.dtype)
             return torch.from_numpy(self._lookup(limits.min, limits.max)[array.astype(np.int32) - limits.min])
-        return self(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)))
+        largest, mapping = max(abs(self.low), abs(self.high)), self
+        with np.errstate(over="ignore"):  # what float32 does not hold then lies far outside the range, and is clipped
+            if largest > FLOAT32_HIGHEST or self.high - self.low < FLOAT32_NARROWEST:
+                exponent = -int(np.frexp(largest)[1])  # a power of two changes no digit
+                low, high = (float(np.ldexp(v, exponent)) for v in (self.low, self.high))
+                array, mapping = np.ldexp(array.astype(np.float64), exponent), IntensityMapping(low, high, self.table)
+            return mapping(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)))
 
     def _lookup(self, low: int, high: int) -> np.ndarray:
         """Outputs for every integer from low to high: (high - low + 1,) float32."""

@@ -134,7 +134,7 @@ def render_overlay(
     low, high = intensity_window(image)
     for view in views:
         grey = _slice(image, view, at)
-        grey = np.clip((grey.astype(np.float32) - low) / (high - low), 0, 1)
+        grey = np.clip((grey.astype(np.float64) - low) / (high - low), 0, 1)
         values = None if drawn_mask is None else _slice(drawn_mask, view, at)
         shape = [max(1, round(size_mm[a] * pixels_per_mm)) for a in (view.across, view.up)]
         panel = _panel(grey, values, (shape[0], shape[1]), config.tint)

@@ -16,7 +16,9 @@ from .models import PromptableModel, PromptBatch, TextTerm
 from .models.tokens import empty_prompts
 from .prompt_arguments import as_texts
 from .text import LEVELS, TextQuery, encode_text, load_bank, load_vocabulary
-from .text.laterality import BOTH, NONE
+from .text.laterality import BOTH, LEFT, NONE, RIGHT, split_laterality
+from .text.normalise import tokenise
+from .volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -143,13 +145,16 @@ def trained_structures(terms: tuple[TextTerm, ...]) -> tuple[Structure, ...]:
     return tuple(found)
 
 
-def understand_one(config: Any, text: Any, before: Structure | None = None) -> Structure | None:
+def understand_one(
+    config: Any, text: Any, before: Structure | None = None, volume: Volume | None = None
+) -> Structure | None:
     """The structure of the one text that an object may have; None for no text.
 
     Args:
         config: of the model.
         text: words, Text, or a list of one.
         before: see :func:`understand`.
+        volume: the image; of a side in one of unknown orientation is warned.
 
     Raises:
         ValueError: see :func:`understand`; for several texts.
@@ -162,23 +167,52 @@ def understand_one(config: Any, text: Any, before: Structure | None = None) -> S
         raise ValueError(
             f"text={text!r}: an object has one name; ask for several objects with segment_all({words or ['liver']!r})"
         )
-    return understand(config, words[0], before)
+    structure = understand(config, words[0], before)
+    if structure is not before:
+        warn_of_guessed_sides(volume, [structure.name])
+    return structure
 
 
-def understand_all(config: Any, texts: Sequence[str] | str | None) -> list[Structure]:
+def understand_all(config: Any, texts: Sequence[str] | str | None, volume: Volume | None = None) -> list[Structure]:
     """Several structures, each once; for None all that the weights were trained on, ``both kidney`` as ``kidney``.
+
+    Args:
+        config: of the model.
+        texts: names.
+        volume: the image; of sides in one of unknown orientation is warned.
 
     Raises:
         ValueError: see :func:`understand`; for no text.
     """
-    if texts is None:
+    several = [texts] if isinstance(texts, str) else texts
+    if several is None:
         check_text(config, None)
-        return _without_repeats(trained_structures(config.text_terms))
-    several = [texts] if isinstance(texts, str) else list(texts)
-    if not several:
+        found = _without_repeats(trained_structures(config.text_terms))
+    elif not several:
         raise ValueError("terms is empty: give names such as 'liver', or leave it out for all that the weights know")
-    found = [understand(config, text) for text in several]
-    return list({structure.identity: structure for structure in found}.values())
+    else:
+        found = list({s.identity: s for s in (understand(config, text) for text in several)}.values())
+    warn_of_guessed_sides(volume, [structure.name for structure in found])
+    return found
+
+
+def warn_of_guessed_sides(volume: Volume | None, names: Sequence[str]) -> None:
+    """Warns of names with a side, such as ``left kidney``, where an image does not say which side is which.
+
+    Args:
+        volume: the image; None where it is not known.
+        names: of what is looked for.
+    """
+    if volume is None or volume.is_orientation_known:
+        return
+    sided = [name for name in names if split_laterality(tokenise(name))[0] in (LEFT, RIGHT)]
+    if sided:
+        logger.warning(
+            "%s: the orientation of the image is unknown, so left and right are guessed, and this may be the other "
+            "side: check it in the image, and give affine= or set the header (image: %s)",
+            list_names(sided),
+            volume.source,
+        )
 
 
 def _without_repeats(structures: Sequence[Structure]) -> list[Structure]:

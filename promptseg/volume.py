@@ -32,6 +32,8 @@ class Volume:
         affine: (4, 4) float64, native voxel indices to RAS millimetres; read-only.
         source: the file it came from, or its kind in angle brackets.
         header: NIfTI header or ITK geometry it came with, so that results can repeat it bit for bit.
+        is_orientation_known: whether the affine says where left and right are. Where it does not, as for a file whose
+            header has no valid transform or an array of which only the spacing is known, they are guessed.
         nonfinite_count: voxels that were NaN or infinite and hold the smallest finite value now.
 
     Raises:
@@ -50,6 +52,7 @@ class Volume:
     affine: np.ndarray
     source: str = "<array>"
     header: Any = field(default=None, repr=False)
+    is_orientation_known: bool = True
     nonfinite_count: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:

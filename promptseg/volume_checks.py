@@ -13,6 +13,9 @@ logger = logging.getLogger(__name__)
 SINGULAR_BELOW = 1e-6
 """Smallest volume of a voxel relative to a rectangular one of the same sides (the sine of its skew, roughly)."""
 
+SMALLEST_MM, LARGEST_MM = 5.0, 5000.0
+"""Longest side of an image, in mm, below and above which its voxel size is probably in another unit."""
+
 BLOCK_BYTES = 16 * 2**20
 """Arrays are gone through in blocks of about this size, so that temporaries stay small beside the image."""
 
@@ -193,10 +196,39 @@ def check_contrast(array: np.ndarray, source: str) -> None:
         )
 
 
+def warn_of_strange_extent(shape: tuple[int, ...], spacing_mm: np.ndarray, source: str) -> None:
+    """Warns of an image so small or large that its voxel size may be in another unit than millimetres.
+
+    Args:
+        shape: voxels along each axis.
+        spacing_mm: (3,) size of a voxel.
+        source: path or kind, for the message.
+    """
+    extent_mm = np.array(shape) * spacing_mm
+    longest = float(extent_mm.max())
+    if not SMALLEST_MM <= longest <= LARGEST_MM:
+        logger.warning(
+            "%s: its extent is %s mm, which is %s for an image of a body; is its voxel size in mm? Correct the header, "
+            "or give the array with affine= in mm",
+            source,
+            " x ".join(f"{side:.3g}" for side in extent_mm),
+            "small" if longest < SMALLEST_MM else "large",
+        )
+
+
 @functools.cache
 def warn_of_missing_spacing() -> None:
     """Says, once per process, that an array without affine and spacing is taken to have voxels of 1 mm."""
     logger.warning(
-        "an array came without affine and spacing: its voxels are taken as 1 x 1 x 1 mm; give spacing=(x, y, z) in mm, "
-        "or affine=, so that sizes and shapes are right"
+        "an array came without affine and spacing: its voxels are taken as 1 x 1 x 1 mm, and left and right are "
+        "guessed; give affine=, or spacing=(x, y, z) in mm, so that sizes and shapes are right"
+    )
+
+
+@functools.cache
+def warn_of_missing_orientation() -> None:
+    """Says, once per process, that of an array with a spacing alone it is not known where left and right are."""
+    logger.warning(
+        "orientation unknown: an array came with spacing= alone, so left and right are guessed (its axes are taken to "
+        "run to the right, anterior and superior); give affine= instead"
     )

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from promptseg.volume import Volume
-from promptseg.volume_checks import warn_of_missing_spacing
+from promptseg.volume_checks import warn_of_missing_orientation, warn_of_missing_spacing
 
 settings.register_profile("promptseg", deadline=None, max_examples=50)
 settings.load_profile("promptseg")
@@ -116,6 +116,7 @@ def make_volume() -> MakeVolume:
 def _warnings_once_per_test() -> Iterator[None]:
     """Warnings that come once per process come once per test."""
     warn_of_missing_spacing.cache_clear()
+    warn_of_missing_orientation.cache_clear()
     yield
 
 

@@ -138,3 +138,20 @@ def test_contradictions_are_refused(fields: dict[str, float], named: list[str]) 
         PreprocessingConfig(**fields)  # type: ignore[arg-type]
     for name in named:
         assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("exponent", [120, 900, -140, -1000])
+@pytest.mark.parametrize("kind", ["CT", "MR", "PET"])
+def test_what_float32_does_not_hold_is_mapped_as_its_multiple(kind: str, exponent: int) -> None:
+    array = image_like(kind)
+    array[0, 0, :2] = 1e30, -1e30  # beyond what is clipped
+    scaled = np.ldexp(array, exponent)
+    first, second = (IntensityMapping.from_array(a).map_array(a) for a in (array, scaled))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("value", [0.0, -1e17, 1e36])
+def test_samples_that_are_all_alike_are_mapped(value: float) -> None:
+    mapping = IntensityMapping.from_array(np.full((4, 5, 6), value))
+    assert mapping.high > mapping.low
+    assert bool(mapping.map_array(np.full((2, 2, 2), value)).isfinite().all())

@@ -161,3 +161,9 @@ def test_saving_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match="No space left"):
         save_picture(picture, tmp_path / "b.png")
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_scale_of_intensities_does_not_matter() -> None:
+    array = np.random.default_rng(0).normal(100, 10, (12, 10, 8))
+    pictures = [np.asarray(render_overlay(Volume(array * scale, np.eye(4)))) for scale in (1, 2.0**120, 2.0**-140)]
+    assert all(np.array_equal(pictures[0], picture) for picture in pictures)

@@ -13,6 +13,7 @@ from ..engine import TileEngine
 from ..label_prediction import LabelPrediction, LabelRequest, assemble
 from ..prompts import PromptSet
 from ..search import find_structures
+from ..structures import warn_of_guessed_sides
 from .config import AdapterLabel
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def predict_labels(
     if unknown:
         raise ValueError(f"names={unknown}: the adapters that are on know {', '.join(known)}")
     chosen = [label for label in usable if names is None or label.name in names]
+    warn_of_guessed_sides(engine.volume, [label.name for label in chosen])
     tokens = torch.stack([usable[label] for label in chosen])
     found = find_structures(engine, [label.extent_mm for label in chosen], tokens, is_averaged=True)
     for label, finding in zip(chosen, found, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 import re
@@ -84,9 +85,9 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
         if shell["metavar"]:
             settings["metavar"] = shell["metavar"]
         if shell.get("is_repeatable") and shell.get("is_positional"):
-            settings.update(nargs="+", type=str)
+            settings.update(nargs="+")
         elif shell.get("is_repeatable"):
-            settings.update(action="append", default=[])
+            settings.update(action=_Repeated, default=[])
         elif hints[field.name] is bool:
             settings["action"] = ActionYesNo(no_prefix="no-") if settings.get("default") else "store_true"
         else:
@@ -125,7 +126,50 @@ def parse_options(name: str, command: Command, arguments: Sequence[str]) -> Any:
         values = parser.instantiate(values)
     except ArgumentError as error:
         raise ValueError(_readable(str(error), name)) from error
-    return command.config(**{f.name: values[f.name] for f in dataclasses.fields(command.config) if f.init})
+    fields = [f for f in dataclasses.fields(command.config) if f.init]
+    hints = typing.get_type_hints(command.config)
+    repeated = {
+        f.name: as_repeated(values[f.name], is_text=hints[f.name] == tuple[str, ...])
+        for f in fields
+        if f.metadata.get("is_repeatable")
+    }
+    return command.config(**{f.name: repeated.get(f.name, values[f.name]) for f in fields})
+
+
+def as_repeated(value: Any, is_text: bool = False) -> tuple[Any, ...]:
+    """The values of an option that may be repeated, of what a YAML file has for it.
+
+    Args:
+        value: a list, or one value where there is only one: text as on the command line, or the numbers of a point.
+        is_text: whether each is a text, of which YAML takes some for numbers.
+
+    Example:
+        >>> as_repeated("86,47,100"), as_repeated([86, 47, 100]), as_repeated(["1,2,3", [4, 5, 6]])
+        (('86,47,100',), ([86, 47, 100],), ('1,2,3', [4, 5, 6]))
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        value = [value]
+    if is_text:
+        return tuple(str(v) for v in value)
+    is_one = len(value) > 1 and all(isinstance(v, (int, float)) for v in value)
+    return (list(value),) if is_one else tuple(value)
+
+
+class _Typed(str):
+    """A value that was given on the command line, and not in a YAML file."""
+
+
+class _Repeated(argparse.Action):
+    """Collects the values of an option that may be repeated; the first one replaces those of a YAML file before it."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest, None)
+        is_typed = isinstance(before, list) and all(isinstance(value, _Typed) for value in before)
+        setattr(namespace, self.dest, [*(before if is_typed else []), _Typed(values)])
 
 
 def join_negative_values(arguments: Sequence[str]) -> list[str]:
@@ -165,7 +209,6 @@ def field_docstrings(config: type) -> dict[str, str]:
 
 def _formatter() -> type:
     """Help that keeps the example's lines, and shows defaults but no Python types."""
-    import argparse
 
     class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action: argparse.Action) -> str:

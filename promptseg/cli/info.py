@@ -68,6 +68,7 @@ def describe_volume(volume: Volume, model: ModelConfig) -> dict[str, Any]:
         "shape": [int(n) for n in volume.shape],
         "spacing_mm": [float(s) for s in volume.spacing_mm],
         "orientation": volume.orientation,
+        "is_orientation_known": volume.is_orientation_known,
         "is_oblique": _is_oblique(np.asarray(volume.affine)),
         "affine": np.asarray(volume.affine).tolist(),
         "dtype": str(volume.array.dtype),
@@ -105,13 +106,16 @@ def _is_oblique(affine: Any) -> bool:
 def _lines(facts: dict[str, Any]) -> list[str]:
     n, s = facts["shape"], facts["spacing_mm"]
     towards = ", ".join(f"{axis} to {_DIRECTIONS[d]}" for axis, d in zip("ijk", facts["orientation"], strict=True))
+    orientation = f"{facts['orientation']} ({towards}{'; oblique' if facts['is_oblique'] else ''})"
+    if not facts["is_orientation_known"]:
+        orientation = f"unknown (assumed {facts['orientation']}: {towards}; left and right are guessed)"
     size_mm = [f"{a * b:.4g}" for a, b in zip(n, s, strict=True)]
     percentiles = facts["percentiles"]
     lines = [
         f"image        {facts['image']}",
         f"shape        {' x '.join(map(str, n))} voxels",
         f"spacing      {' x '.join(f'{v:.4g}' for v in s)} mm (extent {' x '.join(size_mm)} mm)",
-        f"orientation  {facts['orientation']} ({towards}{'; oblique' if facts['is_oblique'] else ''})",
+        f"orientation  {orientation}",
         f"intensities  {facts['dtype']}, {facts['minimum']:g} to {facts['maximum']:g}"
         f" (1 %: {percentiles['1']:g}, median: {percentiles['50']:g}, 99 %: {percentiles['99']:g})",
         f"modality     {facts['modality_guess']} (a guess: {facts['modality_reason']})",

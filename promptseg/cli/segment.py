@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from .command import Command, option
+from .command import Command, as_repeated, option
 from .coordinates import Coordinates, parse_coordinates, parse_stroke
 from .loading import DEFAULT_MODEL, load_predictor, progress_bar
+from .mask_file import read_mask
 from .paths import check_image_output, table_path
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..label_prediction import LabelPrediction
     from ..prediction import Prediction
     from ..predictor import Predictor
@@ -51,7 +50,9 @@ class SegmentConfig:
     lasso: tuple[tuple[Coordinates, ...], ...] = option((), metavar='"I,J,K;..."', is_repeatable=True)
     """a closed contour around the object on one slice, point by point; may be repeated"""
     mask: str | None = option(None, metavar="FILE")
-    """a mask to start from, on the image's grid, such as an earlier result"""
+    """a mask to start from, on the image's grid, such as an earlier result; all but 0 belongs to the object"""
+    mask_value: int | None = option(None, metavar="N")
+    """which value of the --mask is the object, where it is a label map of several"""
     text: tuple[str, ...] = option((), metavar="WORDS", is_repeatable=True)
     """what to segment, in words, such as "left kidney"; repeated, it makes a label map; needs weights that were trained
     with text"""
@@ -79,10 +80,12 @@ class SegmentConfig:
         for name in ("scribble", "negative_scribble", "lasso"):
             strokes = tuple(parse_stroke(v, f"--{name.replace('_', '-')}") for v in getattr(self, name))
             object.__setattr__(self, name, strokes)
-        object.__setattr__(self, "text", (self.text,) if isinstance(self.text, str) else tuple(self.text))
+        object.__setattr__(self, "text", as_repeated(self.text, is_text=True))
         given = (self.point, self.negative, self.box, self.scribble, self.negative_scribble, self.lasso)
         is_pointed = any(given) or self.mask is not None
         is_prompted = is_pointed or bool(self.text)
+        if self.mask_value is not None and self.mask is None:
+            raise ValueError(f"--mask-value {self.mask_value} without --mask: give the label map that it is a value of")
         if self.all and is_prompted:
             raise ValueError("--all takes no prompts; leave the prompts out, or --all")
         if len(self.text) > 1 and is_pointed:
@@ -174,7 +177,7 @@ def prompt_arguments(config: SegmentConfig, volume: Volume) -> dict[str, Any]:
     """Arguments of ``Predictor.predict`` for the prompts of a command line.
 
     Raises:
-        ValueError: for a mask file on another grid.
+        ValueError: for a mask file on another grid or of several objects.
     """
     from ..prompts import Box, Lasso, Scribble
 
@@ -188,43 +191,10 @@ def prompt_arguments(config: SegmentConfig, volume: Volume) -> dict[str, Any]:
         "box": [Box(b[:3], b[3:]) for b in config.box] or None,
         "scribbles": scribbles or None,
         "lassos": [Lasso(contour) for contour in config.lasso] or None,
-        "mask": read_mask(config.mask, volume) if config.mask else None,
+        "mask": read_mask(config.mask, volume, config.mask_value) if config.mask else None,
         "text": config.text[0] if config.text else None,
         "space": config.space,
     }
-
-
-def read_mask(path: str, volume: Volume) -> np.ndarray:
-    """Reads a mask that must lie on a volume's grid.
-
-    Args:
-        path: of the mask; every value but 0 belongs to the object.
-        volume: the image.
-
-    Returns:
-        (I, J, K) uint8.
-
-    Raises:
-        ValueError: for another shape or another place in space.
-    """
-    import numpy as np
-
-    from ..io import read_volume
-
-    mask = read_volume(path)
-    if mask.shape != volume.shape:
-        raise ValueError(
-            f"--mask {path}: its shape {tuple(mask.shape)} is not the image's {tuple(volume.shape)}; "
-            "resample it onto the image"
-        )
-    corners = np.array([[0, 0, 0, 1], [*(np.array(volume.shape) - 1), 1]], dtype=float)
-    shift_mm = np.abs((mask.affine - volume.affine) @ corners.T).max()
-    if shift_mm > 0.1 * volume.spacing_mm.min():
-        raise ValueError(
-            f"--mask {path}: it has the image's shape but lies up to {shift_mm:.3g} mm away from it; "
-            "resample it onto the image"
-        )
-    return (mask.array != 0).astype(np.uint8)
 
 
 def describe(prediction: Prediction, path: str) -> str:

@@ -193,7 +193,7 @@ def find_cases(catalog: str | Path, fold: str, root: str | Path | None = None) -
         Cases with an image and labels, sorted by data set and name.
 
     Raises:
-        ValueError: if nothing is there, or nothing is in that fold; the folds that exist are named.
+        ValueError: if nothing is there, or nothing is in that fold; the folds that exist and the option are named.
     """
     path = Path(catalog)
     if not path.exists():
@@ -214,7 +214,9 @@ def find_cases(catalog: str | Path, fold: str, root: str | Path | None = None) -
                 found.append(CatalogCase(data_set, case))
     if not found:
         there = ", ".join(f"{name} ({count} cases)" for name, count in sorted(folds.items())) or "none with labels"
-        raise ValueError(f"--fold {fold}: no labelled image of that fold under {path}; folds there: {there}")
+        ways = [f"--fold {name}" for name in sorted(folds)] + ["--fold all for every case"]
+        cure = f"give {' or '.join(ways)}" if folds else "give images with label maps"
+        raise ValueError(f"--fold {fold}: no labelled image of that fold under {path}; folds there: {there}; {cure}")
     return sorted(found, key=lambda c: (c.dataset, c.name))
 
 

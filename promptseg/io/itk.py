@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..volume import Volume
+from ..volume_checks import warn_of_strange_extent
 
 logger = logging.getLogger(__name__)
 
 GEOMETRY_TOLERANCE = 1e-4
 """Most that a format may move a voxel, in voxels, by the digits it stores; some releases keep ten."""
+
+FRAME_CURE = "take one frame: image[..., 0] in Python, else export one from a viewer such as 3D Slicer"
+WITHOUT_DIRECTIONS = ("TIFFImageIO", "PNGImageIO", "JPEGImageIO", "BMPImageIO")
+"""Readers of ITK whose formats do not say how an image lies."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,27 @@ def volume_from_itk(image: Any, source: str) -> Volume:
 
     _check_pixels(image, source)
     geometry = ItkGeometry.of(image)
-    return Volume(sitk.GetArrayFromImage(image).T, geometry.affine, source, geometry)
+    is_known = _places_axes(image)
+    volume = Volume(sitk.GetArrayFromImage(image).T, geometry.affine, source, geometry, is_known)
+    warn_of_strange_extent(volume.shape, volume.spacing_mm, source)
+    if not is_known:
+        logger.warning(
+            "%s: orientation unknown: its file does not say how its axes run, so left and right are guessed (they are "
+            "read as %s); write it with a space and directions, or give its array with affine=",
+            source,
+            volume.orientation,
+        )
+    return volume
+
+
+def _places_axes(image: Any) -> bool:
+    """Whether the file that an image was read from says where the axes run to; ITK makes up a direction else."""
+    keys = set(image.GetMetaDataKeys())
+    reader = image.GetMetaData("ITK_InputFilterName") if "ITK_InputFilterName" in keys else ""
+    if reader == "NrrdImageIO":
+        return "NRRD_space" in keys
+    codes = [image.GetMetaData(key) for key in ("qform_code", "sform_code") if key in keys]
+    return reader not in WITHOUT_DIRECTIONS and (not codes or any(code.strip() != "0" for code in codes))
 
 
 def _check_pixels(image: Any, source: str) -> None:
@@ -97,7 +122,7 @@ def _check_pixels(image: Any, source: str) -> None:
     if len(size) < 3:
         raise ValueError(f"{source}: shape {size} has {len(size)} axes, expected 3; is it one slice of a series?")
     if any(n != 1 for n in size[3:]):
-        raise ValueError(f"{source}: shape {size} has {len(size)} axes, expected 3; take one frame: image[..., 0]")
+        raise ValueError(f"{source}: shape {size} has {len(size)} axes, expected 3; {FRAME_CURE}")
     components = image.GetNumberOfComponents() if hasattr(image, "GetNumberOfComponents") else (
         image.GetNumberOfComponentsPerPixel()
     )  # fmt: skip

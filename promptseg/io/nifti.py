@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,18 @@ import nibabel
 import numpy as np
 
 from ..volume import Volume
-from ..volume_checks import block_slices
+from ..volume_checks import block_slices, warn_of_strange_extent
 
 logger = logging.getLogger(__name__)
 
 ALIGNED = 2
 """NIfTI's code for coordinates that are aligned to something, when a result has no header to repeat."""
+
+LENGTH_BITS = 7
+"""Bits of NIfTI's ``xyzt_units`` that hold the unit of length."""
+MILLIMETRES = 2
+UNITS_IN_MM = {1: 1000.0, 3: 0.001}
+"""Code of metres and of microns -> mm. All others, millimetres and what is not said, are read as millimetres."""
 
 NIFTI1_LONGEST_AXIS = 32767
 ROUNDING_TOLERANCE = 1e-3
@@ -35,8 +42,20 @@ def read_with_nibabel(path: Path) -> Volume:
         raise ValueError(
             f"{path}: is not an image, or is damaged ({_line(error)}); open it in a viewer, or copy it again"
         ) from error
+    _check_frames(image, str(path))
     _check_stored_spacing(image, str(path))
     return volume_from_nibabel(image, str(path))
+
+
+def _check_frames(image: Any, path: str) -> None:
+    """Refuses a file of several frames with a cure for the shell beside that for Python."""
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) == 4 and shape[3] > 1:
+        frame = Path(path).name.partition(".")[0] + "_frame0.nii.gz"
+        raise ValueError(
+            f"{path}: shape {shape} has 4 axes, expected 3; take one frame: on the command line with nibabel's "
+            f"`nib-roi -t 0:1 {shlex.quote(path)} {shlex.quote(frame)}`, in Python with image[..., 0]"
+        )
 
 
 def _check_stored_spacing(image: Any, source: str) -> None:
@@ -79,15 +98,39 @@ def volume_from_nibabel(image: Any, source: str) -> Volume:
     if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape:
         return Volume(np.broadcast_to(np.uint8(0), shape), image.affine, source)  # which refuses it without reading
     header = image.header if isinstance(image.header, nibabel.Nifti1Header) else None
-    if header is not None and header.get_xyzt_units()[0] in ("meter", "micron"):
-        logger.warning(
-            "%s: its header gives coordinates in units of a %s; they are read as millimetres: correct the header if "
-            "that is not meant",
-            source,
-            header.get_xyzt_units()[0],
-        )
+    affine = image.affine if header is None else _affine_in_mm(image.affine, header)
     voxels = _read_voxels(image.dataobj, shape, source)
-    return Volume(voxels, image.affine, source, None if header is None else header.copy())
+    is_known = _places_axes(image)
+    volume = Volume(voxels, affine, source, None if header is None else header.copy(), is_known)
+    warn_of_strange_extent(volume.shape, volume.spacing_mm, source)
+    if not is_known:
+        logger.warning(
+            "%s: orientation unknown: its header has no valid transform, so left and right are guessed (its axes are "
+            "read as %s); set the header's sform or qform, or give the array with affine=",
+            source,
+            volume.orientation,
+        )
+    return volume
+
+
+def _affine_in_mm(affine: np.ndarray, header: nibabel.Nifti1Header) -> np.ndarray:
+    """An affine of a header in millimetres, whatever the unit of length that the header says."""
+    factor = UNITS_IN_MM.get(int(header["xyzt_units"]) & LENGTH_BITS, 1.0)
+    return affine if factor == 1 else np.diag([factor, factor, factor, 1.0]) @ affine
+
+
+def _places_axes(image: Any) -> bool:
+    """Whether a header says where the axes run to; where it does not, nibabel makes an affine of the voxel sides.
+
+    Source: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h, "METHOD 1"; Analyze has no orientation unless a
+    ``.mat`` file of SPM's lies beside it.
+    """
+    header = image.header
+    if isinstance(header, nibabel.Nifti1Header):
+        return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    if isinstance(header, nibabel.AnalyzeHeader):
+        return not np.allclose(image.affine, header.get_best_affine())
+    return True
 
 
 def _read_voxels(data: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
@@ -138,8 +181,10 @@ def _header(shape: tuple[int, ...], affine: np.ndarray, reference: Any) -> Any:
     if reference is not None:
         header = reference.copy()
         header.extensions.clear()  # they describe the image, and may name the patient
-        if tuple(reference.get_data_shape()[:3]) == shape and np.array_equal(header.get_best_affine(), affine):
+        own_mm = _affine_in_mm(header.get_best_affine(), header)
+        if tuple(reference.get_data_shape()[:3]) == shape and np.array_equal(own_mm, affine):
             return header
+        header["xyzt_units"] = (int(header["xyzt_units"]) & ~LENGTH_BITS) | MILLIMETRES
     is_nifti2 = isinstance(header, nibabel.Nifti2Header) or max(shape) > NIFTI1_LONGEST_AXIS
     if not is_nifti2 and _displacement(affine.astype(np.float32), affine, shape) > ROUNDING_TOLERANCE:
         logger.info("the affine needs float64: NIfTI-2 is written")

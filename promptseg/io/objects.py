@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..volume import Volume
-from ..volume_checks import affine_from_spacing, warn_of_missing_spacing
+from ..volume_checks import (
+    affine_from_spacing,
+    warn_of_missing_orientation,
+    warn_of_missing_spacing,
+    warn_of_strange_extent,
+)
 
 
 def volume_from_object(image: Any, affine: Any = None, spacing: Any = None) -> Volume:
@@ -69,10 +74,13 @@ def _from_array(image: Any, kind: str, affine: Any, spacing: Any) -> Volume:
         affine = getattr(image, "affine", None)  # of a MONAI MetaTensor
     array = _tensor_as_array(image) if kind == "tensor" else np.asarray(image)
     affine = _tensor_as_array(affine) if hasattr(affine, "detach") else affine
-    if affine is None and spacing is None:
-        warn_of_missing_spacing()
-        affine = np.eye(4)
-    return Volume(array, affine if affine is not None else affine_from_spacing(spacing, source), source)
+    is_known = affine is not None
+    if affine is None:
+        warn_of_missing_spacing() if spacing is None else warn_of_missing_orientation()
+        affine = affine_from_spacing(1.0 if spacing is None else spacing, source)
+    volume = Volume(array, affine, source, is_orientation_known=is_known)
+    warn_of_strange_extent(volume.shape, volume.spacing_mm, source)
+    return volume
 
 
 def _tensor_as_array(tensor: Any) -> np.ndarray:

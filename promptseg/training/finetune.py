@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..adapters import Adapter
+from ..adapters.adapter import CONFIG_NAME
 from ..cards import CardFacts, Measurement, TrainingData
 from ..models import PromptableModel
 from ..models.pretrained import foreign_architecture, load_pretrained, write_text
@@ -23,6 +24,8 @@ from .finetune_loop import Finetuner, Progress
 logger = logging.getLogger(__name__)
 
 REPORT_NAME = "report.json"
+LEFT_OUT = ("images", "labels", "output", "overwrite")
+"""Options that say where files are, which the report does not repeat."""
 
 
 def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Path:
@@ -37,7 +40,8 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Path:
         ``push_to_hub`` leaves out.
 
     Raises:
-        ValueError: for folders or files that cannot be used.
+        ValueError: for folders or files that cannot be used, and for an output folder that is not empty, before any
+            training.
         ImportError: for ``lora`` and ``dora`` without peft.
     """
     from .finetune_report import make_report
@@ -45,6 +49,12 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Path:
     output = Path(config.output)
     if not config.output or output.is_file():
         raise ValueError(f"output={config.output!r}: expected a folder to write the adapter into")
+    if output.is_dir() and any(output.iterdir()) and not config.overwrite:
+        what = "holds an adapter" if (output / CONFIG_NAME).exists() else "is there already and not empty"
+        raise ValueError(
+            f"output={config.output!r}: {what}: choose another folder, or allow overwriting it (--overwrite, or "
+            "overwrite=True)"
+        )
     cases = find_cases(config.images, config.labels)
     names = label_names(config.labels, config.names)
     training_names, validation_names = split_cases([c.name for c in cases], config.validation_share, config.seed)
@@ -70,7 +80,7 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Path:
     seconds = time.monotonic() - started
     tuner.trainable.remove()
     report = {
-        "options": {k: v for k, v in dataclasses.asdict(config).items() if k not in ("images", "labels", "output")},
+        "options": {k: v for k, v in dataclasses.asdict(config).items() if k not in LEFT_OUT},
         "training_cases": training_names,
         "validation_cases": validation_names,
         "steps": tuner.step,

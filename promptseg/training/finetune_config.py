@@ -69,6 +69,8 @@ class FinetuneConfig:
     """cpu, cuda, cuda:N or mps; a GPU is used if there is one"""
     cache_megabytes: int = 1024
     """memory for image embeddings, where the encoder is frozen"""
+    overwrite: bool = False
+    """replace an adapter that is in the output folder"""
 
     def __post_init__(self) -> None:
         if self.minutes <= 0 or self.max_steps < 1:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from promptseg.cli.command import Command, field_docstrings, join_negative_values, option, parse_options
 from promptseg.cli.coordinates import parse_coordinates, parse_stroke
+from promptseg.cli.data import COMMAND as DATA
 from promptseg.cli.segment import COMMAND as SEGMENT
 
 
@@ -82,6 +83,45 @@ def test_yaml_file_is_the_same_config(tmp_path: Path) -> None:
     assert parse_options("segment", SEGMENT, ["--config", str(path)]) == parse_options("segment", SEGMENT, words)
     later = parse_options("segment", SEGMENT, ["--config", str(path), "--space", "ras"])
     assert later.space == "ras"
+
+
+@pytest.mark.parametrize(
+    ("line", "option", "value"),
+    [
+        ("text: vertebra", "--text", "vertebra"),
+        ("text: 7", "--text", "7"),
+        ("point: 86,47,100", "--point", "86,47,100"),
+        ("point: [86, 47, 100]", "--point", "86,47,100"),
+        ("box: 1,2,3,4,5,6", "--box", "1,2,3,4,5,6"),
+        ("scribble: 1,2,3;4,5,6", "--scribble", "1,2,3;4,5,6"),
+        ("adapter: hippocampus", "--adapter", "hippocampus"),
+    ],
+)
+def test_one_value_in_a_yaml_file_is_as_on_the_command_line(tmp_path: Path, line: str, option: str, value: str) -> None:
+    path = tmp_path / "segment.yaml"
+    path.write_text(f"image: ct.nii\noutput: a.nii\n{line}\n", encoding="utf-8")
+    more = [] if option in ("--text", "--box", "--point") else ["--point", "1,2,3"]
+    words = ["ct.nii", "-o", "a.nii", option, value, *more]
+    assert parse_options("segment", SEGMENT, ["--config", str(path), *more]) == parse_options("segment", SEGMENT, words)
+
+
+def test_later_options_win_where_they_may_be_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "segment.yaml"
+    for lines in ("text: vertebra", "text: [vertebra, aorta]"):
+        path.write_text(f"image: ct.nii\noutput: a.nii\n{lines}\n", encoding="utf-8")
+        words = ["--config", str(path), "--text", "liver", "--text", "spleen"]
+        assert parse_options("segment", SEGMENT, words).text == ("liver", "spleen")
+        assert parse_options("segment", SEGMENT, [*words[2:], *words[:2]]).text[0] == "vertebra"
+    path.write_text("image: ct.nii\noutput: a.nii\n", encoding="utf-8")
+    between = ["--text", "liver", "--config", str(path), "--text", "spleen"]
+    assert parse_options("segment", SEGMENT, between).text == ("liver", "spleen")
+
+
+def test_one_value_of_a_positional_option(tmp_path: Path) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text("action: check\ncatalog: cases.yaml\nroot: cases\n", encoding="utf-8")
+    config = parse_options("data", DATA, ["--config", str(path)])
+    assert (config.catalog, config.root) == (("cases.yaml",), ("cases",))
 
 
 @settings(max_examples=25, deadline=None)

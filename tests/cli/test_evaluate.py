@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -76,7 +77,10 @@ def test_a_case_that_fails_is_said_and_the_exit_code_is_one(run: Run, catalog: P
     ("words", "message"),
     [
         (["--model", "no-such-weights"], "no-such-weights"),
-        (["--model", "oracle", "--fold", "test"], "folds there: validation (3 cases)"),
+        (
+            ["--model", "oracle", "--fold", "test"],
+            "folds there: validation (3 cases); give --fold validation or --fold all",
+        ),
         (["--model", "oracle", "--protocol", "dance"], "--protocol"),
         (["--model", "oracle", "--protocol", "cvpr25", "--clicks", "3"], "defined with 5"),
         (["--model", "oracle", "--model", "oracle"], "oracle is there twice"),
@@ -104,6 +108,29 @@ def test_compare_prints_paired_differences_and_writes_json(run: Run, catalog: Pa
     assert "| better |" in outcome.out
     found = json.loads((tmp_path / "c.json").read_text())
     assert found["differences"][0]["verdict"] == "better"
+
+
+def test_a_decathlon_folder_has_no_validation_fold_and_the_error_says_what_to_give(
+    run: Run, catalog: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "Task01_Blocks"
+    shutil.copytree(catalog / "images", folder / "imagesTr")
+    shutil.copytree(catalog / "labels", folder / "labelsTr")
+    names = [f"c{number}.nii.gz" for number in range(3)]
+    content = {
+        "name": "Blocks", "licence": "CC0", "reference": "none", "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "block"}, "numTraining": 3,
+        "training": [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names], "test": [],
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    words = ["evaluate", "--catalog", folder, "-o", tmp_path / "r", "--model", "oracle", "--gallery", 0]
+    outcome = run(*words, "--protocol", "box")
+    assert outcome.code == 2
+    assert "folds there: train (3 cases); give --fold train or --fold all for every case" in outcome.error
+    for fold in ("train", "all"):
+        outcome = run(*words, "--protocol", "box", "--fold", fold, "-o", tmp_path / fold)
+        assert outcome.code == 0, outcome.err
+        assert ": 3 objects" in outcome.out
 
 
 def test_compare_refuses_different_protocols_and_folders_without_a_report(

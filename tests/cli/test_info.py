@@ -53,3 +53,20 @@ def test_bad_input(run: Run, tmp_path: Path) -> None:
     outcome = run("info", tmp_path / "nowhere.nii")
     assert outcome.code == 2
     assert "nowhere.nii" in outcome.error
+
+
+def test_an_unknown_orientation_is_no_fact(run: Run, weights: Path, tmp_path: Path) -> None:
+    import nibabel as nib
+
+    path = save_image(tmp_path / "image.nii", np.eye(4))
+    for codes, line in (((0, 0), "unknown (assumed LAS: i to left, j to anterior, k to superior"), ((1, 0), "RAS (i")):
+        image = nib.load(path)  # type: ignore[attr-defined]
+        stored = nib.Nifti1Image(np.asarray(image.dataobj).copy(), np.eye(4))  # type: ignore[attr-defined]
+        stored.set_sform(np.eye(4), code=codes[0])
+        stored.set_qform(np.eye(4), code=codes[1])
+        nib.save(stored, path)  # type: ignore[attr-defined]
+        outcome = run("info", path, "--model", weights)
+        assert f"orientation  {line}" in outcome.out
+        assert outcome.err.count("orientation unknown") == (codes == (0, 0))
+        facts = json.loads(run("info", path, "--json", "--model", weights).out)
+        assert facts["is_orientation_known"] is (codes != (0, 0))

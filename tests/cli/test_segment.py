@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.cmdline import roi
 from PIL import Image
 
 from .conftest import Run, save_image
@@ -89,6 +91,23 @@ def test_all_prompts_together(run: Run, weights: Path, image: Path, tmp_path: Pa
     assert mask[1, 1, 1] == 0
 
 
+def test_a_value_of_a_label_map_is_the_mask_of_one_object(run: Run, weights: Path, image: Path, tmp_path: Path) -> None:
+    voxels, affine = read(image)
+    labels = np.zeros(voxels.shape, np.int16)
+    labels[6:12, 5:10, 3:6], labels[14:20] = 7, 300
+    made = {"labels": labels, "one": labels == 7, "high": (labels == 7) * 255}
+    results = []
+    for name, array in made.items():
+        nib.save(nib.Nifti1Image(array.astype(np.int16), affine), tmp_path / f"{name}.nii")
+        words = ["--mask", tmp_path / f"{name}.nii", *(["--mask-value", "7"] if name == "labels" else [])]
+        out = tmp_path / f"{name}_mask.nii"
+        outcome = run("segment", image, *words, "--point", "8,7,4", "-o", out, "--model", weights)
+        assert outcome.code == 0, outcome.err
+        results.append(read(out)[0])
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
 def test_cache_on_disk_is_used_when_asked(
     run: Run, weights: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,10 +125,11 @@ def write_other_grids(folder: Path, image: Path) -> dict[str, Path]:
     voxels, affine = read(image)
     shifted = affine.copy()
     shifted[0, 3] += 7
-    names = ("other_shape", "shifted", "four", "flat", "constant", "cut", "text", "not_square")
+    names = ("other_shape", "shifted", "organs", "four", "flat", "constant", "cut", "text", "not_square")
     paths = {name: folder / f"{name}.nii.gz" for name in names}
     nib.save(nib.Nifti1Image(np.ones((5, 6, 7), np.uint8), affine), paths["other_shape"])
     nib.save(nib.Nifti1Image(np.ones(voxels.shape, np.uint8), shifted), paths["shifted"])
+    nib.save(nib.Nifti1Image((np.indices(voxels.shape)[0] // 8).astype(np.uint8), affine), paths["organs"])
     nib.save(nib.Nifti1Image(np.stack([voxels, voxels], axis=-1), affine), paths["four"])
     nib.save(nib.Nifti1Image(voxels[:, :, 0], affine), paths["flat"])
     nib.save(nib.Nifti1Image(np.full(voxels.shape, 7, np.int16), affine), paths["constant"])
@@ -135,6 +155,10 @@ def write_other_grids(folder: Path, image: Path) -> dict[str, Path]:
         ("IMAGE --point 8,7,4 --space mm -o OUT", ["--space", "voxel", "ras", "lps"]),
         ("IMAGE --mask other_shape -o OUT", ["other_shape", "(5, 6, 7)", "(24, 20, 12)", "resample"]),
         ("IMAGE --mask shifted -o OUT", ["shifted", "7 mm", "resample"]),
+        ("IMAGE --mask organs --point 8,7,4 -o OUT", ["organs", "several values, 1, 2,", "--mask-value"]),
+        ("IMAGE --mask organs --mask-value 3 --point 8,7,4 -o OUT", ["--mask-value 3", "holds 1, 2;"]),
+        ("IMAGE --mask organs --mask-value 0 --point 8,7,4 -o OUT", ["--mask-value 0", "holds 1, 2;"]),
+        ("IMAGE --mask-value 1 --point 8,7,4 -o OUT", ["--mask-value 1 without --mask"]),
         ("IMAGE --text liver -o OUT", ["text", "liver"]),
         ("IMAGE --point 8,7,4 -o FOLDER/mask.png", ["mask.png", ".nii.gz"]),
         ("IMAGE --point 8,7,4 -o FOLDER/nowhere/mask.nii", ["nowhere", "does not exist"]),
@@ -145,7 +169,7 @@ def write_other_grids(folder: Path, image: Path) -> dict[str, Path]:
         ("IMAGE --point 8,7,4 -o OUT --device cuda:99", ["cuda:99", "cpu"]),
         ("FOLDER/nowhere.nii.gz --point 8,7,4 -o OUT", ["nowhere.nii.gz"]),
         ("FOLDER --point 8,7,4 -o OUT", ["FOLDER"]),
-        ("four --point 8,7,4 -o OUT", ["four", "[..., 0]"]),
+        ("four --point 8,7,4 -o OUT", ["four", "nib-roi -t 0:1 ", "[..., 0]"]),
         ("flat --point 8,7,4 -o OUT", ["3"]),
         ("constant --point 8,7,4 -o OUT", ["7"]),
         ("cut --point 8,7,4 -o OUT", ["cut.nii.gz"]),
@@ -237,3 +261,20 @@ def test_one_slice_and_other_orientations(run: Run, weights: Path, tmp_path: Pat
         mask, placed = read(out)
         assert mask[6, 5, 0] == 1
         assert np.array_equal(placed, affine)
+
+
+def test_the_command_that_the_error_advises_takes_one_frame(
+    run: Run, weights: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voxels, affine = read(image)
+    several = tmp_path / "two frames.nii.gz"
+    nib.save(nib.Nifti1Image(np.stack([voxels, voxels[::-1]], axis=-1), affine), several)
+    out = tmp_path / "mask.nii.gz"
+    outcome = run("segment", several, "--point", "8,7,4", "-o", out, "--model", weights)
+    advised = shlex.split(outcome.error.split("`")[1])
+    monkeypatch.chdir(tmp_path)
+    assert advised[0] == "nib-roi"
+    assert roi.main(advised[1:]) == 0
+    assert run("segment", advised[-1], "--point", "8,7,4", "-o", out, "--model", weights).code == 0
+    assert np.array_equal(read(out)[1], affine)
+    assert np.array_equal(read(tmp_path / advised[-1])[0].reshape(voxels.shape), voxels)

@@ -147,6 +147,22 @@ def test_untrained_names_are_warned_of(run: Run, named_weights: Path, image: Pat
     assert "were not trained to find 'spleen'" in outcome.err
 
 
+def test_sides_of_an_unknown_orientation_are_warned_of(
+    run: Run, named_weights: Path, image: Path, tmp_path: Path
+) -> None:
+    loaded = nib.load(image)
+    loaded.set_sform(None, code=0)  # type: ignore[attr-defined]
+    loaded.set_qform(None, code=0)  # type: ignore[attr-defined]
+    nib.save(loaded, tmp_path / "unplaced.nii.gz")
+    words = ["-o", tmp_path / "x.nii.gz", "--model", named_weights]
+    for file, is_known in ((image, True), (tmp_path / "unplaced.nii.gz", False)):
+        for texts in (["--text", "left kidney"], ["--text", "liver", "--text", "Ren sinister"], ["--all"]):
+            outcome = run("segment", file, *texts, *words)
+            assert outcome.code == 0, outcome.err
+            assert outcome.err.count("left kidney: the orientation of the image is unknown") == (not is_known)
+        assert "left kidney:" not in run("segment", file, "--text", "liver", *words).err
+
+
 @pytest.mark.parametrize(
     ("output", "table"), [("a/l.nii.gz", "a/l.json"), ("l.NII", "l.json"), ("l.1.mha", "l.1.json")]
 )

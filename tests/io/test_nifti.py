@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import logging
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -174,7 +173,7 @@ def test_scaled_voxels_are_nibabels_rounded_once(
     path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
     volume = read_volume(path)
     expected = nib.load(path).get_fdata()  # type: ignore[attr-defined]
-    is_scaled = (slope, intercept) != (1, 0)
+    is_scaled = (np.float32(slope), np.float32(intercept)) != (1, 0)  # as the header holds them
     assert volume.array.dtype == (np.float32 if is_scaled else np.dtype(dtype))
     assert np.array_equal(volume.array, expected.astype(volume.array.dtype))
 
@@ -246,16 +245,6 @@ def test_trailing_axes_of_length_one_are_dropped(tmp_path: Path) -> None:
         mask = read_volume(write_volume(tmp_path / "mask.nii", volume.array > 3, volume.affine, reference=volume))
         assert mask.shape == (4, 5, 6)
         assert np.array_equal(mask.affine, volume.affine)
-
-
-def test_units_that_are_not_millimetres_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    image = nib.Nifti1Image(make_array(), np.eye(4))
-    image.header.set_xyzt_units("micron")
-    nib.save(image, tmp_path / "image.nii")  # type: ignore[attr-defined]
-    with caplog.at_level(logging.WARNING):
-        read_volume(tmp_path / "image.nii")
-    assert "micron" in caplog.text
-    assert "millimetres" in caplog.text
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.9, 0.99])

@@ -201,3 +201,18 @@ def test_what_is_seen_and_not_drawn_is_pointed_at_where_it_is_seen(
     result = predictor.predict(text="left kidney")
     assert (dice(result.mask > 0, truth) > 0.7) is is_drawn
     assert result.presence == pytest.approx(presence)
+
+
+def test_a_side_in_an_image_of_unknown_orientation_is_warned_of_once(
+    named: Named, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictor, _ = named
+    predictor.predict(text="left kidney")
+    assert "orientation" not in caplog.text
+    predictor.set_image(wanted().astype(np.float32), spacing=(1, 1, 2))
+    caplog.clear()
+    for text, times in (("liver", 0), ("both kidney", 0), ("left kidney", 1), ("left kidney", 1), ("right kidney", 2)):
+        predictor.predict(text=text, points=[(10, 10, 10)])
+        assert caplog.text.count("the orientation of the image is unknown") == times, text
+    assert "left kidney: " in caplog.text
+    assert "may be the other side" in caplog.text

@@ -267,3 +267,12 @@ def test_a_small_structure_lies_in_front_of_the_one_around_it(named: Named) -> N
     assert trusted == {1: 0.0, 2: pytest.approx(SIZE_WEIGHT * np.log(ratio))}
     drawn, _ = render_labels(predictor.volume.canonical_shape, canvases, advantages=trusted)
     assert set(np.unique(drawn)) == {1, 2}
+
+
+def test_a_label_map_is_a_key_and_one_line(named: Named) -> None:
+    predictor, _ = named
+    first, second = (predictor.segment_all(["left kidney", "spleen"]) for _ in range(2))
+    assert {first: 1, second: 2}[first] == 1
+    assert first != second
+    assert repr(first) == f"LabelPrediction(1 of 2 labels, of {' x '.join(map(str, SHAPE))} voxels)"
+    assert repr(first.object("left kidney")).startswith("Prediction('left kidney', ")

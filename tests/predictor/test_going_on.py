@@ -117,3 +117,15 @@ def test_an_empty_answer_is_reported(ready: Predictor, caplog: pytest.LogCapture
     assert result.volume_ml == 0
     assert "the mask is empty" in caplog.text
     assert "add a point" in caplog.text
+
+
+def test_a_result_is_a_key_and_one_line(ready: Predictor) -> None:
+    first = ready.predict(points=[(14, 12, 11)])
+    second = ready.predict(points=[(14, 12, 11)])
+    assert {first: 1, second: 2}[first] == 1
+    assert first == first
+    assert first != second
+    assert len({first.logits_lowres, second.logits_lowres}) == 2
+    shape = " x ".join(map(str, ready.volume.shape))
+    assert repr(first) == f"Prediction({first.volume_ml:.4g} ml, score {first.score:.2f}, of {shape} voxels)"
+    assert "\n" not in repr(first.logits_lowres)

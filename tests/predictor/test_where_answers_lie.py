@@ -133,3 +133,14 @@ def test_a_bad_image_is_refused_and_the_last_one_stays(ready: Predictor) -> None
     with pytest.raises(ValueError, match="2 axes"):
         ready.set_image(np.zeros((5, 6)), spacing=1)
     assert np.array_equal(ready.predict(points=[(20, 18, 15)]).mask, before)
+
+
+@pytest.mark.parametrize("scale", [1e36, 2.0**120, 2.0**-140])
+def test_intensities_that_float32_does_not_hold_are_answered_as_any(predictor: Predictor, scale: float) -> None:
+    array = make_image().astype(np.float64)
+    masks = []
+    for image in (array, array * scale):
+        predictor.set_image(image, affine=np.eye(4))
+        masks.append(predictor.predict(points=[(16, 14, 13), (3, 3, 3)], labels=[1, 0]).mask)
+    assert masks[0].any()
+    assert np.array_equal(*masks)

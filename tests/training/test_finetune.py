@@ -398,3 +398,21 @@ def test_what_cannot_be_tuned_is_one_error(data: Path, base: Path, tmp_path: Pat
     with pytest.raises(ValueError, match="unknown checkpoint"):
         finetune(options(data, Path("no-such-weights"), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_that_is_there_is_replaced_only_when_asked(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finetune(options(data, base, tmp_path / "mine", max_steps=1))
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with monkeypatch.context() as patched:
+        patched.setattr(Finetuner, "fit", lambda *_: pytest.fail("it trained"))
+        with pytest.raises(ValueError, match="holds an adapter: choose another folder, or allow .*--overwrite"):
+            finetune(options(data, base, folder, max_steps=1, seed=1))
+        (tmp_path / "notes").mkdir()
+        (tmp_path / "notes" / "mine.txt").touch()
+        with pytest.raises(ValueError, match="is there already and not empty"):
+            finetune(options(data, base, tmp_path / "notes", max_steps=1))
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    finetune(options(data, base, folder, max_steps=1, seed=1, overwrite=True))
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} != before

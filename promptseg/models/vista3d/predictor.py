@@ -15,6 +15,7 @@ from ...interaction import Interaction
 from ...object_state import advance
 from ...prediction import Prediction, prediction_of
 from ...prompts import PromptSet
+from ...structures import warn_of_guessed_sides
 from ...volume import Volume
 from ..fixed_spacing import bind
 from ..foreign_predictor import ForeignPredictor
@@ -115,6 +116,8 @@ class Vista3DPredictor(ForeignPredictor):
             given = {"points": points, "labels": labels, "scribbles": scribbles, "lassos": lassos, "text": text}
             assert self._interaction is not None
             prompts = PromptSet.from_arguments(engine.volume, **given, space=space)
+            if self._state is None or self._state.prompts.text != prompts.text:
+                warn_of_guessed_sides(engine.volume, prompts.text)
             self._state = advance(self._interaction, self._state, prompts)
             seconds = time.perf_counter() - started
             return prediction_of(engine.volume, engine.signature, self._state, seconds, engine.num_encoded - before)
