@@ -161,7 +161,7 @@ def hint_loss(hint: WordHint, share: Tensor, is_asked: Tensor) -> Tensor:
         is_asked: (B, K) bool: which structures count.
 
     Returns:
-        A scalar, 0 where nothing was asked for.
+        A scalar: the mean over tiles, of which one of which nothing was asked counts as 0.
     """
     logits = hint.mask_logits.float()
     is_known = (share >= 0).float()
@@ -176,4 +176,5 @@ def hint_loss(hint: WordHint, share: Tensor, is_asked: Tensor) -> Tensor:
     presence = F.binary_cross_entropy_with_logits(hint.presence_logits.float(), is_there.float(), reduction="none")
     presence = presence * torch.maximum(is_known.flatten(2).amin(dim=2), is_there.float())
     each = cells + 0.5 * shape + PLACE_WEIGHT * place + 0.5 * presence
-    return (each * is_asked).sum() / is_asked.sum().clamp(min=1)
+    # The mean over a tile's names, then over tiles: tiles may be split over micro-batches and processes in any way.
+    return ((each * is_asked).sum(dim=1) / is_asked.sum(dim=1).clamp(min=1)).mean()

@@ -181,3 +181,18 @@ def _with_words(make_config, **changes):
         "model": dataclasses.replace(config.model, word_hints=True),
         "sampler": {**dataclasses.asdict(config.sampler), "names_per_crop": 3, **changes},
     }
+
+
+def test_a_batch_costs_the_mean_of_its_tiles_however_many_names_each_is_asked_for(make_config):
+    """So that tiles may be split over micro-batches and processes in any way."""
+    torch.manual_seed(0)
+    model = PromptableModel(dataclasses.replace(make_config().model, word_hints=True))
+    batch = _batch()
+    batch["name_is_present"] = torch.tensor([[True] * 4, [True] + [False] * 3])
+    batch["name_share"][1, 0, 0] = -1.0  # of some cells it is not known
+
+    def loss_of(part: dict[str, torch.Tensor]) -> torch.Tensor:
+        return name_loss(model, model.encode_image(part["image"], part["spacing_mm"]), part)
+
+    alone = [loss_of({k: v[n : n + 1] for k, v in batch.items()}) for n in range(2)]
+    torch.testing.assert_close(loss_of(batch), sum(alone) / 2, rtol=1e-6, atol=1e-6)
