@@ -167,9 +167,10 @@ class _Repeated(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
     ) -> None:
-        before = getattr(namespace, self.dest, None)
+        before: Any = getattr(namespace, self.dest, None)
         is_typed = isinstance(before, list) and all(isinstance(value, _Typed) for value in before)
-        setattr(namespace, self.dest, [*(before if is_typed else []), _Typed(values)])
+        typed = before if is_typed else []
+        setattr(namespace, self.dest, [*typed, _Typed(values)])
 
 
 def join_negative_values(arguments: Sequence[str]) -> list[str]:

@@ -92,6 +92,18 @@ def test_learned_tokens_are_looked_for_in_the_dtype_of_the_weights(model: Prompt
     assert set(result.presence) == {1, 300, 4}
 
 
+def test_sides_of_an_unknown_orientation_are_warned_of(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "decode_with_tokens", oracle)
+    labels = {replace(HEAD, name="hippocampus_left"): LABELS[HEAD], TAIL: LABELS[TAIL]}
+    predict_labels(predictor._require_engine(), labels)
+    assert not caplog.records
+    predictor.set_image(predictor.volume.array, spacing=SPACING)
+    predict_labels(predictor._require_engine(), labels)
+    assert "hippocampus_left: the orientation of the image is unknown" in caplog.text
+
+
 def test_only_the_labels_asked_for(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "decode_with_tokens", oracle)
     result = predict_labels(predictor._require_engine(), LABELS, ["head"])
