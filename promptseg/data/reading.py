@@ -111,8 +111,12 @@ def read_array(path: Path, frame: int | None) -> tuple[np.ndarray, np.ndarray]:
         if path.name.endswith((".nii", ".nii.gz", ".mgz", ".mgh")):
             import nibabel
 
+            from ..io.nifti import affine_in_mm
+
             image: Any = nibabel.load(path)  # type: ignore[attr-defined]
             proxy, affine = image.dataobj, np.asarray(image.affine, dtype=np.float64)
+            if isinstance(image.header, nibabel.Nifti1Header):
+                affine = affine_in_mm(affine, image.header)
             _check_frame(path, frame, proxy.shape)
             array = np.asarray(proxy if frame is None or len(proxy.shape) < 4 else proxy[..., frame])
             if array.dtype == np.float64 and proxy.dtype.kind in "iu":

@@ -98,7 +98,7 @@ def volume_from_nibabel(image: Any, source: str) -> Volume:
     if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape:
         return Volume(np.broadcast_to(np.uint8(0), shape), image.affine, source)  # which refuses it without reading
     header = image.header if isinstance(image.header, nibabel.Nifti1Header) else None
-    affine = image.affine if header is None else _affine_in_mm(image.affine, header)
+    affine = image.affine if header is None else affine_in_mm(image.affine, header)
     voxels = _read_voxels(image.dataobj, shape, source)
     is_known = _places_axes(image)
     volume = Volume(voxels, affine, source, None if header is None else header.copy(), is_known)
@@ -113,7 +113,7 @@ def volume_from_nibabel(image: Any, source: str) -> Volume:
     return volume
 
 
-def _affine_in_mm(affine: np.ndarray, header: nibabel.Nifti1Header) -> np.ndarray:
+def affine_in_mm(affine: np.ndarray, header: nibabel.Nifti1Header) -> np.ndarray:
     """An affine of a header in millimetres, whatever the unit of length that the header says."""
     factor = UNITS_IN_MM.get(int(header["xyzt_units"]) & LENGTH_BITS, 1.0)
     return affine if factor == 1 else np.diag([factor, factor, factor, 1.0]) @ affine
@@ -181,7 +181,7 @@ def _header(shape: tuple[int, ...], affine: np.ndarray, reference: Any) -> Any:
     if reference is not None:
         header = reference.copy()
         header.extensions.clear()  # they describe the image, and may name the patient
-        own_mm = _affine_in_mm(header.get_best_affine(), header)
+        own_mm = affine_in_mm(header.get_best_affine(), header)
         if tuple(reference.get_data_shape()[:3]) == shape and np.array_equal(own_mm, affine):
             return header
         header["xyzt_units"] = (int(header["xyzt_units"]) & ~LENGTH_BITS) | MILLIMETRES

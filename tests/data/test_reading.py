@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promptseg.data.reading import grid_difference, read_grid
+from promptseg.io import read_volume
 
 from ..conftest import affines, make_affine, make_array
 from .conftest import save_nifti
@@ -103,3 +104,12 @@ def test_grids_differ_by_shape_and_by_place_but_not_by_rounding(tmp_path: Path) 
     assert grid_difference(here, close) == ""
     assert "1 mm away" in grid_difference(here, away)
     assert "shape" in grid_difference(here, longer)
+
+
+@pytest.mark.parametrize(("unit", "millimetres"), [("meter", 1000.0), ("mm", 1.0), ("micron", 0.001), ("unknown", 1.0)])
+def test_units_of_length_are_read_as_inference_reads_them(tmp_path: Path, unit: str, millimetres: float) -> None:
+    image = nibabel.Nifti1Image(np.ones((4, 4, 4), np.int16), np.diag([0.5, 0.5, 2.0, 1.0]))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(read_grid(tmp_path / "a.nii").spacing_mm, np.array([0.5, 0.5, 2.0]) * millimetres)
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").spacing_mm, np.array([0.5, 0.5, 2.0]) * millimetres)
