@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 from torch import nn
 
@@ -63,9 +64,22 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
     logger.info("started from %s (%s)", folder, written_by)
 
 
-def earlier_terms(init_from: str) -> tuple[TextTerm, ...]:
-    """Terms that the weights a run starts from were trained to find by name."""
-    if not init_from or init_from.startswith(TIMM_PREFIX):
+def earlier_terms(init_from: str, exported: Path | None = None) -> tuple[TextTerm, ...]:
+    """Terms that the weights a run starts from were trained to find by name.
+
+    Args:
+        init_from: see :class:`~promptseg.training.config.PretrainConfig`.
+        exported: folder of the weights that a run to be resumed has written, whose terms include the earlier ones. They
+            are preferred: what the run started from may be gone by then. None for a new run.
+
+    Raises:
+        ValueError: if there are weights to start from and neither they nor the exported ones are found.
+    """
+    if not init_from or init_from.startswith((TIMM_PREFIX, SAM_PREFIX)):
         return ()
-    content = json.loads((resolve(init_from) / CONFIG_NAME).read_text(encoding="utf-8"))
+    if exported is not None and (exported / CONFIG_NAME).is_file():  # a run killed in its first save has none
+        folder = exported
+    else:
+        folder = resolve(init_from)
+    content = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     return tuple(TextTerm(**term) for term in content.get("model", content).get("text_terms", ()))
