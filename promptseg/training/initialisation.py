@@ -10,7 +10,7 @@ from torch import nn
 
 from ..models.config import TextTerm
 from ..models.image_encoder import ImageEncoder
-from ..models.inflate import inflate_sam, inflate_transformer
+from ..models.inflate import PLAIN_MODELS, inflate_sam, inflate_transformer
 from ..models.registry import CONFIG_NAME, WEIGHTS_NAME, resolve
 from ..safe_loading import load_into, read_tensors
 
@@ -35,14 +35,7 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
     encoder = model.get_submodule("image_encoder")
     assert isinstance(encoder, ImageEncoder)
     if init_from.startswith(TIMM_PREFIX):
-        import timm
-
-        name = init_from[len(TIMM_PREFIX) :]
-        try:
-            source = timm.create_model(name, pretrained=True)
-        except RuntimeError as error:
-            raise ValueError(f"init_from={init_from!r}: timm has no such pretrained model ({error})") from error
-        taken = inflate_transformer(encoder, source)
+        taken = inflate_transformer(encoder, _timm_model(init_from))
         logger.info("%s: inflated %s", init_from, taken)
         return
     if init_from.startswith(SAM_PREFIX):
@@ -64,6 +57,29 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
     logger.info("started from %s (%s)", folder, written_by)
 
 
+def _timm_model(init_from: str) -> nn.Module:
+    """A pretrained model of timm.
+
+    Raises:
+        ValueError: for an unknown name, or weights that can be neither found on this machine nor fetched.
+    """
+    import timm
+
+    try:
+        return timm.create_model(init_from[len(TIMM_PREFIX) :], pretrained=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"init_from={init_from!r}: timm has no such pretrained model ({error}); expected one such as "
+            f"{TIMM_PREFIX}{PLAIN_MODELS[0]}"
+        ) from error
+    except Exception as error:  # the client's, httpx's and the file system's
+        raise ValueError(
+            f"init_from={init_from!r}: the weights are not on this machine and could not be fetched "
+            f"({type(error).__name__}: {error}); connect to huggingface.co once, or start the same run on a machine "
+            "that is connected, copy its folder ~/.cache/huggingface to this one, and point HF_HOME to the copy"
+        ) from error
+
+
 def earlier_terms(init_from: str, exported: Path | None = None) -> tuple[TextTerm, ...]:
     """Terms that the weights a run starts from were trained to find by name.
 
@@ -77,9 +93,7 @@ def earlier_terms(init_from: str, exported: Path | None = None) -> tuple[TextTer
     """
     if not init_from or init_from.startswith((TIMM_PREFIX, SAM_PREFIX)):
         return ()
-    if exported is not None and (exported / CONFIG_NAME).is_file():  # a run killed in its first save has none
-        folder = exported
-    else:
-        folder = resolve(init_from)
+    # A run that was killed in its first save has exported nothing.
+    folder = exported if exported and (exported / CONFIG_NAME).is_file() else resolve(init_from)
     content = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     return tuple(TextTerm(**term) for term in content.get("model", content).get("text_terms", ()))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from promptseg.models import PromptableModel, TextTerm
-from promptseg.training.initialisation import earlier_terms
+from promptseg.training.initialisation import earlier_terms, initialise
 from promptseg.training.loop import setup
 
 WIDTH, HEADS = 24, 2
@@ -56,3 +56,17 @@ def test_a_resumed_run_needs_no_first_weights_and_keeps_their_terms(make_config,
     assert setup(config).stage.described == described
     with pytest.raises(ValueError, match="unknown checkpoint"):
         earlier_terms(config.init_from, tmp_path / "nothing exported")
+
+
+def test_weights_of_timm_that_cannot_be_had_are_an_error_that_says_what_to_do(make_config, monkeypatch):
+    timm, errors = pytest.importorskip("timm"), pytest.importorskip("huggingface_hub.errors")
+    model = PromptableModel(make_config().model)
+    with pytest.raises(ValueError, match=r"timm:vit_nano.*no such pretrained model.*timm:vit_base_patch16_224"):
+        initialise(model, "timm:vit_nano", "prompted")
+
+    def create_model(*_, **__):
+        raise errors.LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(ValueError, match=r"timm:vit_tiny_patch16_224.*no connection.*huggingface\.co.*HF_HOME"):
+        initialise(model, "timm:vit_tiny_patch16_224", "prompted")
