@@ -56,16 +56,19 @@ def _why_not_plain(source: Any) -> str:
     Many of timm's models have ``blocks`` with ``attn`` and ``mlp`` of fitting shapes and do other things with them, so
     only the classes that are known to compute the same are let in.
     """
+    from timm.layers.mlp import Mlp
     from timm.models import vision_transformer as timm_vit
 
+    # Of this module in every version, although newer ones define it elsewhere.
+    attention_class: Any = timm_vit.Attention  # pyright: ignore[reportPrivateImportUsage]
     if not isinstance(source, timm_vit.VisionTransformer):
         return f"is a {type(source).__name__} and not timm's VisionTransformer: it may have {_OTHER_PARTS}"
     blocks: Any = source.blocks
     for block in blocks:
         for part, plain in (
             (block, timm_vit.Block),
-            (getattr(block, "attn", None), timm_vit.Attention),
-            (getattr(block, "mlp", None), timm_vit.Mlp),
+            (getattr(block, "attn", None), attention_class),
+            (getattr(block, "mlp", None), Mlp),
         ):
             if type(part) is not plain:
                 return f"has {type(part).__name__} in its blocks in place of {plain.__name__}"
