@@ -173,11 +173,19 @@ class ImageEncoder(nn.Module):
 
     def transform(self, tokenized: ImageEmbedding) -> ImageEmbedding:
         """The transformer's part of :meth:`forward`, on what :meth:`tokenize` returned."""
-        tokens = rearrange(tokenized.tokens, "b c d h w -> b (d h w) c")
+        tokens = self.attend(rearrange(tokenized.tokens, "b c d h w -> b (d h w) c"))
+        d, h = tokenized.tokens.shape[2:4]
+        return replace(tokenized, tokens=rearrange(tokens, "b (d h w) c -> b c d h w", d=d, h=h))
+
+    def attend(self, tokens: Tensor) -> Tensor:
+        """The transformer's blocks and last norm on tokens (B, N, C), which may be a part of a tile's.
+
+        In training with ``activation_checkpointing`` a block's activations are computed again for its gradients, and
+        not held until then.
+        """
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
                 tokens = cast(Tensor, checkpoint(block, tokens, use_reentrant=False))
             else:
                 tokens = block(tokens)
-        d, h = tokenized.tokens.shape[2:4]
-        return replace(tokenized, tokens=rearrange(self.norm(tokens), "b (d h w) c -> b c d h w", d=d, h=h))
+        return self.norm(tokens)

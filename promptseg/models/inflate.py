@@ -18,6 +18,11 @@ from torch import Tensor, nn
 
 from .image_encoder import ImageEncoder, TransformerBlock
 
+PLAIN_MODELS = ("vit_base_patch16_224.augreg_in21k", "deit_small_patch16_224", "vit_small_patch14_dinov2")
+"""Some of timm's models that :func:`inflate_transformer` takes."""
+_OTHER_PARTS = "rotary or relative positions (rope, rel_pos), biases (q_bias) or scales (gamma_1), which would be lost"
+_GELUS = ("GELU", "GELUTanh")  # the latter approximates the former to within 0.0005
+
 
 @torch.no_grad()
 def inflate_transformer(encoder: ImageEncoder, source: Any) -> str:
@@ -25,18 +30,68 @@ def inflate_transformer(encoder: ImageEncoder, source: Any) -> str:
 
     Args:
         encoder: to fill, in place.
-        source: a ``timm.models.vision_transformer.VisionTransformer`` of the encoder's width, heads and MLP ratio, and
-            at least its depth; the first blocks are taken. Layer scales are multiplied into the layers before them.
+        source: a ``timm.models.vision_transformer.VisionTransformer`` with plain blocks (``vit_...``, ``deit_...`` and
+            DINOv2) of the encoder's width, heads and MLP ratio, and at least its depth; the first blocks are taken.
+            Layer scales are multiplied into the layers before them.
 
     Returns:
         What was taken, in words.
 
     Raises:
-        ValueError: for another kind of model or other sizes; both sizes are named.
+        ValueError: for a model that computes anything else than the encoder's blocks do, such as rotary or relative
+            positions, or another activation than GELU; or other sizes, of which both are named.
     """
-    blocks: Any = getattr(source, "blocks", None)
-    if blocks is None or not hasattr(source, "patch_embed") or not hasattr(blocks[0], "attn"):
-        raise ValueError(f"{type(source).__name__} is not a timm VisionTransformer: expected vit_... or deit_...")
+    if reason := _why_not_plain(source):
+        cfg = getattr(source, "pretrained_cfg", None) or {}
+        raise ValueError(
+            f"{cfg.get('architecture') or type(source).__name__} cannot be inflated, because it {reason}; models that "
+            f"can: {', '.join(PLAIN_MODELS)}"
+        )
+    return _inflate_blocks(encoder, source.blocks, getattr(source, "norm", None))
+
+
+def _why_not_plain(source: Any) -> str:
+    """What a 2D model computes otherwise than the encoder does; empty for nothing.
+
+    Many of timm's models have ``blocks`` with ``attn`` and ``mlp`` of fitting shapes and do other things with them, so
+    only the classes that are known to compute the same are let in.
+    """
+    from timm.layers.mlp import Mlp
+    from timm.models import vision_transformer as timm_vit
+
+    # Of this module in every version, although newer ones define it elsewhere.
+    attention_class: Any = timm_vit.Attention  # pyright: ignore[reportPrivateImportUsage]
+    if not isinstance(source, timm_vit.VisionTransformer):
+        return f"is a {type(source).__name__} and not timm's VisionTransformer: it may have {_OTHER_PARTS}"
+    blocks: Any = source.blocks
+    for block in blocks:
+        for part, plain in (
+            (block, timm_vit.Block),
+            (getattr(block, "attn", None), attention_class),
+            (getattr(block, "mlp", None), Mlp),
+        ):
+            if type(part) is not plain:
+                return f"has {type(part).__name__} in its blocks in place of {plain.__name__}"
+        if (activation := type(block.mlp.act).__name__) not in _GELUS:
+            return f"has the activation {activation} in place of GELU"
+        for norm in (block.norm1, block.norm2):
+            if not isinstance(norm, nn.LayerNorm):
+                return f"has {type(norm).__name__} in place of LayerNorm"
+        for owner, name, what in (
+            (block.attn, "q_norm", "normalises queries and keys"),
+            (block.attn, "norm", "normalises what attention gives"),
+            (block.mlp, "norm", "normalises inside its MLP"),
+            (block.attn, "gate", "gates its attention"),
+        ):
+            if not isinstance(getattr(owner, name, None), nn.Identity | None):
+                return what
+        if block.attn.qkv.weight.shape[0] != 3 * block.attn.qkv.weight.shape[1]:
+            return "has heads that together are not as wide as its tokens"
+    return ""
+
+
+def _inflate_blocks(encoder: ImageEncoder, blocks: Any, last_norm: Any) -> str:
+    """Copies blocks under timm's names, and the last norm if it follows the last block taken."""
     if len(blocks) < len(encoder.blocks):
         raise ValueError(
             f"the 2D model has {len(blocks)} blocks, the encoder {len(encoder.blocks)}: choose a deeper one, or "
@@ -45,7 +100,6 @@ def inflate_transformer(encoder: ImageEncoder, source: Any) -> str:
     for ours, theirs in zip(encoder.blocks, blocks, strict=False):
         assert isinstance(ours, TransformerBlock)
         _copy_block(ours, theirs)
-    last_norm = getattr(source, "norm", None)
     if isinstance(last_norm, nn.LayerNorm) and len(blocks) == len(encoder.blocks):
         _copy(encoder.norm, last_norm)
     return f"{len(encoder.blocks)} of {len(blocks)} blocks, {encoder.norm.normalized_shape[0]} wide"
@@ -64,8 +118,6 @@ def _copy_block(ours: TransformerBlock, theirs: Any) -> None:
             f"the 2D model's MLP is {tuple(theirs.mlp.fc1.weight.shape)}, the encoder's "
             f"{tuple(ours.mlp.fc1.weight.shape)}: set model.mlp_ratio to {theirs.mlp.fc1.weight.shape[0] / found:g}"
         )
-    if not isinstance(getattr(attention, "q_norm", nn.Identity()), nn.Identity):
-        raise ValueError("the 2D model normalises queries and keys, which the encoder does not; choose another")
     _copy(ours.norm1, theirs.norm1)
     _copy(ours.norm2, theirs.norm2)
     parts = (ours.attention.query, ours.attention.key, ours.attention.value)
@@ -142,8 +194,7 @@ def inflate_sam(encoder: ImageEncoder, tensors: Mapping[str, Tensor]) -> str:
             f"found {', '.join(list(tensors)[:3]) or 'nothing'}"
         )
     blocks = [_sam_block(tensors, f"{prefix}blocks.{number}.") for number in range(depth)]
-    source: Any = SimpleNamespace(blocks=blocks, patch_embed=None)  # no last norm: SAM's neck has its own
-    return inflate_transformer(encoder, source)
+    return _inflate_blocks(encoder, blocks, None)  # no last norm: SAM's neck has its own
 
 
 def _sam_block(tensors: Mapping[str, Tensor], prefix: str) -> SimpleNamespace:

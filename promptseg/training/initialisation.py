@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 from torch import nn
 
 from ..models.config import TextTerm
 from ..models.image_encoder import ImageEncoder
-from ..models.inflate import inflate_sam, inflate_transformer
+from ..models.inflate import PLAIN_MODELS, inflate_sam, inflate_transformer
 from ..models.registry import CONFIG_NAME, WEIGHTS_NAME, resolve
 from ..safe_loading import load_into, read_tensors
 
@@ -34,14 +35,7 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
     encoder = model.get_submodule("image_encoder")
     assert isinstance(encoder, ImageEncoder)
     if init_from.startswith(TIMM_PREFIX):
-        import timm
-
-        name = init_from[len(TIMM_PREFIX) :]
-        try:
-            source = timm.create_model(name, pretrained=True)
-        except RuntimeError as error:
-            raise ValueError(f"init_from={init_from!r}: timm has no such pretrained model ({error})") from error
-        taken = inflate_transformer(encoder, source)
+        taken = inflate_transformer(encoder, _timm_model(init_from))
         logger.info("%s: inflated %s", init_from, taken)
         return
     if init_from.startswith(SAM_PREFIX):
@@ -63,9 +57,43 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
     logger.info("started from %s (%s)", folder, written_by)
 
 
-def earlier_terms(init_from: str) -> tuple[TextTerm, ...]:
-    """Terms that the weights a run starts from were trained to find by name."""
-    if not init_from or init_from.startswith(TIMM_PREFIX):
+def _timm_model(init_from: str) -> nn.Module:
+    """A pretrained model of timm.
+
+    Raises:
+        ValueError: for an unknown name, or weights that can be neither found on this machine nor fetched.
+    """
+    import timm
+
+    try:
+        return timm.create_model(init_from[len(TIMM_PREFIX) :], pretrained=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"init_from={init_from!r}: timm has no such pretrained model ({error}); expected one such as "
+            f"{TIMM_PREFIX}{PLAIN_MODELS[0]}"
+        ) from error
+    except Exception as error:  # the client's, httpx's and the file system's
+        raise ValueError(
+            f"init_from={init_from!r}: the weights are not on this machine and could not be fetched "
+            f"({type(error).__name__}: {error}); connect to huggingface.co once, or start the same run on a machine "
+            "that is connected, copy its folder ~/.cache/huggingface to this one, and point HF_HOME to the copy"
+        ) from error
+
+
+def earlier_terms(init_from: str, exported: Path | None = None) -> tuple[TextTerm, ...]:
+    """Terms that the weights a run starts from were trained to find by name.
+
+    Args:
+        init_from: see :class:`~promptseg.training.config.PretrainConfig`.
+        exported: folder of the weights that a run to be resumed has written, whose terms include the earlier ones. They
+            are preferred: what the run started from may be gone by then. None for a new run.
+
+    Raises:
+        ValueError: if there are weights to start from and neither they nor the exported ones are found.
+    """
+    if not init_from or init_from.startswith((TIMM_PREFIX, SAM_PREFIX)):
         return ()
-    content = json.loads((resolve(init_from) / CONFIG_NAME).read_text(encoding="utf-8"))
+    # A run that was killed in its first save has exported nothing.
+    folder = exported if exported and (exported / CONFIG_NAME).is_file() else resolve(init_from)
+    content = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     return tuple(TextTerm(**term) for term in content.get("model", content).get("text_terms", ()))

@@ -110,9 +110,7 @@ class MaskedAutoencoder(nn.Module):
         skips = encoder.pyramid(image)
         tokens = encoder.embed_tokens(skips[2], grid_shape, spacing_mm)
         seen = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[2]))
-        for block in encoder.blocks:
-            seen = block(seen)
-        seen = self.decoder_embed(encoder.norm(seen))
+        seen = self.decoder_embed(encoder.attend(seen))
         full = repeat(self.mask_token.to(seen.dtype), "c -> b n c", b=len(image), n=tokens.shape[1])
         full = full.scatter(1, visible[..., None].expand(-1, -1, seen.shape[2]), seen)
         full = full + self.position_proj(encoder.token_position_codes(grid_shape, spacing_mm))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def make_stage(config: PretrainConfig, process: Process, is_new: bool = True) ->
         config: of the run.
         process: this one.
         is_new: give the model its first weights, which fails before minutes of reading and not after them; else a
-            checkpoint will.
+            checkpoint will, and what the run started from need not be there any more.
 
     Raises:
         ValueError: if its data are missing, or the weights to start from do not fit.
@@ -94,7 +95,8 @@ def make_stage(config: PretrainConfig, process: Process, is_new: bool = True) ->
 
     described = config.model
     if config.stage != "mae" and (config.sampler.text_share or config.stage == "words"):
-        described = with_terms(config.model, pool, earlier_terms(config.init_from))
+        exported = None if is_new else Path(config.out_dir) / "weights"
+        described = with_terms(config.model, pool, earlier_terms(config.init_from, exported))
     return Stage(module, model, stream, prepare, described)
 
 

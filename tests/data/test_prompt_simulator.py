@@ -52,6 +52,28 @@ def test_points_lie_in_their_region_and_prefer_its_depth():
     assert distance.unique().numel() > 10
 
 
+def test_clicks_are_at_the_deepest_place_as_often_as_asked_for():
+    region = balls(1, size=20)
+    deepest = sample_points(region, None)[0] // 2  # its cell
+
+    def share(asked: float) -> float:
+        points, _ = sample_several(region, Randomness((7,)), asked, 4000)
+        return float((points // 2 == deepest[:, None]).all(dim=-1).float().mean())
+
+    by_chance = share(0.0)
+    assert 0 < by_chance < 0.2
+    for asked in (0.35, 0.8, 1.0):
+        assert share(asked) == pytest.approx(asked + (1 - asked) * by_chance, abs=0.03)
+
+
+def test_a_correction_is_at_the_deepest_place_of_the_error_if_always_asked_for():
+    target = balls(1, size=20).expand(40, -1, -1, -1)
+    deepest = sample_points(target, None)[0] // 2
+    nothing = torch.zeros_like(target)
+    assert torch.equal(correct(target, nothing, Randomness((8,)), 1.0)[0] // 2, deepest)
+    assert not torch.equal(correct(target, nothing, Randomness((8,)), 0.0)[0] // 2, deepest)
+
+
 def test_an_empty_region_is_reported_not_clicked():
     region = torch.zeros(2, SIZE, SIZE, SIZE, dtype=torch.bool)
     region[1, 4, 5, 6] = True

@@ -80,6 +80,15 @@ def test_a_painting_shows_its_labels():
     assert within.mean() < image.flatten(1).std(dim=1).mean()
 
 
+def test_labels_are_painted_in_intensities_of_their_own():
+    labels = torch.ones(60, 12, 12, 12, dtype=torch.long)
+    labels[:, 6:] = 2
+    image = paint(labels, Randomness((8,)))
+    first, second = image[:, :6].flatten(1).mean(dim=1), image[:, 6:].flatten(1).mean(dim=1)
+    assert (first - second).abs().median() > 0.3, "labels of an image"
+    assert min(first.std(), second.std()) > 0.4, "a label in several images"
+
+
 def ball_image(noise: float) -> tuple[torch.Tensor, torch.Tensor]:
     """A bright ball in a crop and the ball itself, (1, D, H, W)."""
     axis = torch.arange(SIZE) - SIZE / 2 + 0.5

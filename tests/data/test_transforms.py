@@ -75,6 +75,29 @@ def test_strength_is_each_volumes_own_and_inputs_are_not_written_to():
     assert changed.abs().max() <= 1 and changed.isfinite().all()
 
 
+def test_a_tenth_of_images_is_inverted():
+    """Of all changes of contrast only inversion turns the order of intensities round."""
+    ramp = torch.linspace(-0.9, 0.9, 8)[:, None, None].expand(600, 8, 8, 8).contiguous()
+    changed = remap(ramp, Randomness((5,)), PreprocessingConfig())
+    falls = changed[:, 0].mean(dim=(1, 2)) > changed[:, -1].mean(dim=(1, 2))
+    assert float(falls.float().mean()) == pytest.approx(0.1, abs=0.04)
+    middle = changed[:, 2:6].diff(dim=1).mean(dim=(1, 2, 3))
+    assert torch.equal(middle < 0, falls)
+
+
+def test_some_images_show_a_second_copy_as_after_motion():
+    """A block in the dark: blur and thick slices spread it by a few voxels, noise averages out, motion goes further."""
+    images = torch.full((150, 32, 32, 32), -1.0)
+    images[:, 12:20, 12:20, 12:20] = 1
+    changed = acquire(images, Randomness((6,)))
+    beams = torch.stack([changed.movedim(axis + 1, 1)[:, :, 12:20, 12:20].mean(dim=(2, 3)) for axis in range(3)], dim=1)
+    far = torch.cat([beams[..., :6], beams[..., 27:]], dim=2) + 1  # (n, axes, voxels)
+    brightness = far.amax(dim=(1, 2))
+    has_copy = brightness > 0.09
+    assert float(has_copy.float().mean()) == pytest.approx(0.08, abs=0.04)
+    assert brightness[has_copy].max() < 1, "the copy is fainter than what it is of"
+
+
 def test_one_volume_and_a_numpy_generator_do_as_well():
     image = noise(1)[0]
     found = [acquire(image, np.random.default_rng(2), 1.0) for _ in range(2)]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from promptseg.models import ModelConfig, PromptableModel
-from promptseg.models.inflate import inflate_patch_embedding, inflate_sam, inflate_transformer
+from promptseg.models.inflate import PLAIN_MODELS, inflate_patch_embedding, inflate_sam, inflate_transformer
 from promptseg.training.initialisation import initialise
 
 SIZES = {"stem_channels": (8, 8, 8), "stem_depths": (1, 1, 1), "decoder_channels": (8, 8, 8), "num_heads": 2}
@@ -79,6 +79,8 @@ def test_a_patch_embedding_gives_the_2d_answer_on_grey_slices():
         ({"embed_dim": 48}, {}, "set model.embed_dim=48"),
         ({"mlp_ratio": 2.0}, {}, "set model.mlp_ratio to 2"),
         ({"qk_norm": True}, {}, "normalises queries"),
+        ({"act_layer": "quick_gelu"}, {}, "QuickGELU in place of GELU"),
+        ({"act_layer": nn.SiLU}, {}, "SiLU in place of GELU"),
     ],
 )
 def test_other_sizes_are_refused_with_both_named(vit, encoder, message):
@@ -86,9 +88,41 @@ def test_other_sizes_are_refused_with_both_named(vit, encoder, message):
         inflate_transformer(make_encoder(**encoder), make_vit(**vit))
 
 
-def test_other_models_are_refused():
-    with pytest.raises(ValueError, match="Linear is not a timm VisionTransformer"):
+def test_other_models_are_refused_by_name_with_ones_that_work():
+    with pytest.raises(ValueError, match=r"is a Linear and not .* that can: vit_base_patch16_224"):
         inflate_transformer(make_encoder(), nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_small_patch16_dinov3",
+        "vit_small_patch16_rope_224",
+        "beit_base_patch16_224",
+        "vit_relpos_small_patch16_224",
+        "vit_base_patch32_clip_quickgelu_224",
+        "vit_small_patch16_18x2_224",
+    ],
+)
+def test_models_whose_blocks_compute_something_else_are_refused_whatever_their_sizes(name):
+    timm = pytest.importorskip("timm")
+    if not timm.is_model(name):
+        pytest.skip(f"timm {timm.__version__} has no {name}")
+    with torch.device("meta"):
+        source = timm.create_model(name)
+        encoder = PromptableModel(ModelConfig(**{**SIZES, "embed_dim": 24, "depth": 1})).image_encoder
+    with pytest.raises(ValueError, match=f"^{name} .*models that can: vit_base_patch16_224"):
+        inflate_transformer(encoder, source)
+
+
+@pytest.mark.parametrize("name", [*PLAIN_MODELS, "deit_tiny_distilled_patch16_224", "vit_base_patch16_siglip_224"])
+def test_the_models_that_errors_name_are_taken(name):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        source = timm.create_model(name)
+        sizes = {"embed_dim": source.embed_dim, "num_heads": source.blocks[0].attn.num_heads, "depth": 1}
+        encoder = PromptableModel(ModelConfig(**{**SIZES, **sizes})).image_encoder
+    assert inflate_transformer(encoder, source) == f"1 of 12 blocks, {source.embed_dim} wide"
 
 
 def make_sam(depth: int = 3, dim: int = 24, heads: int = 2, prefix: str = "image_encoder.") -> dict[str, torch.Tensor]:

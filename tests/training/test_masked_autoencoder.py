@@ -62,6 +62,23 @@ def test_hidden_voxels_do_not_reach_the_prediction(make_config):
     assert to_patches(image)[0, 3].reshape(16, 16, 16).equal(image[0, 0, :16, 16:, 16:])
 
 
+def test_the_loss_is_of_hidden_tokens_alone(make_config, monkeypatch):
+    config = make_config().model
+    model = MaskedAutoencoder(PromptableModel(config).image_encoder, config, MaskedAutoencoderConfig(**MAE))
+    drawn = torch.zeros(2, 8, 16**3, requires_grad=True)
+    shown = torch.zeros(2, 8)
+
+    def draw(image, spacing_mm, visible):
+        shown.scatter_(1, visible, 1.0)
+        return drawn
+
+    monkeypatch.setattr(model, "_draw", draw)
+    loss, _ = model({"image": torch.rand(2, 1, 32, 32, 32), "spacing_mm": torch.ones(2, 3)}, step=0)
+    loss.backward()
+    assert drawn.grad is not None and shown.sum() == 4
+    assert torch.equal(drawn.grad.abs().sum(dim=-1) > 0, shown == 0)
+
+
 def test_it_learns_to_draw_what_it_hid(make_config):
     torch.manual_seed(0)
     config = make_config().model
