@@ -21,6 +21,7 @@ from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -109,8 +110,9 @@ def load_checkpoint(checkpoint: Path, tensors: dict[str, Any]) -> dict[str, Any]
         The plain values.
 
     Raises:
-        ValueError: if a tensor is missing or of another shape, as after a change of the model's sizes.
+        ValueError: if a tensor is missing, of another shape or one too many, as after a change of the model's sizes.
     """
+    _refuse_surplus(checkpoint, tensors)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -123,6 +125,34 @@ def load_checkpoint(checkpoint: Path, tensors: dict[str, Any]) -> dict[str, Any]
             "or choose another out_dir"
         ) from error
     return read_progress(checkpoint)
+
+
+def _refuse_surplus(checkpoint: Path, tensors: dict[str, Any]) -> None:
+    """A load fills what it is asked for; tensors that nobody asks for are of a larger model or another optimiser.
+
+    Raises:
+        ValueError: if there are some, or the checkpoint cannot be read.
+    """
+    try:
+        stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    except Exception as error:  # of a damaged pickle, almost anything
+        raise ValueError(
+            f"{checkpoint} cannot be read ({error}); write the name of another into "
+            f"{checkpoint.with_name(LATEST_NAME)}, or choose another out_dir"
+        ) from error
+    if surplus := sorted(set(stored) - _names(tensors)):
+        raise ValueError(
+            f"{checkpoint} does not fit this configuration ({len(surplus)} of its tensors are of no part of the model or "
+            f"optimizer, such as {surplus[0]}); resume with the configuration that wrote it, or choose another out_dir"
+        )
+
+
+def _names(tensors: dict[str, Any], prefix: str = "") -> set[str]:
+    """Dotted names of nested tensors, as a checkpoint stores them."""
+    found: set[str] = set()
+    for name, value in tensors.items():
+        found |= _names(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
+    return found
 
 
 def _replace(path: Path, text: str) -> None:

@@ -32,6 +32,7 @@ from .optimisation import (
     optimizer_tensors,
     set_learning_rate,
 )
+from .run_identity import refuse_another_run, run_identity
 from .stages import Stage, make_stage
 from .validation import Validator
 
@@ -107,6 +108,7 @@ class Trainer:
                 "nonfinite_steps": self.nonfinite_steps,
                 "world_size": self.process.world_size,
                 "seconds": self.seconds,
+                "run": run_identity(self.config),
             },
             self.process,
             self.config.keep_checkpoints,
@@ -318,7 +320,8 @@ def setup(config: PretrainConfig, resume: str = "auto") -> Trainer:
         resume: ``auto`` continues a run found in ``out_dir``; ``never`` refuses to touch one.
 
     Raises:
-        ValueError: with ``never`` where a run exists; for a run of an earlier version; for another ``resume``.
+        ValueError: with ``never`` where a run exists; for a run of an earlier version, or one of another model, stage,
+            seed, data or sampler; for another ``resume``.
     """
     if resume not in ("auto", "never"):
         raise ValueError(f"resume={resume!r}: expected 'auto' or 'never'")
@@ -329,6 +332,8 @@ def setup(config: PretrainConfig, resume: str = "auto") -> Trainer:
     if resume == "never" and latest is not None:
         step = read_progress(latest)["step"]
         raise ValueError(f"{out_dir} holds a run at step {step}; choose another out_dir, or resume='auto'")
+    if latest is not None:
+        refuse_another_run(config, read_progress(latest))
     trainer = Trainer(config)
     trainer.resume()
     if trainer.process.is_main:
