@@ -142,8 +142,8 @@ def _refuse_surplus(checkpoint: Path, tensors: dict[str, Any]) -> None:
         ) from error
     if surplus := sorted(set(stored) - _names(tensors)):
         raise ValueError(
-            f"{checkpoint} does not fit this configuration ({len(surplus)} of its tensors belong to no part of it, such "
-            f"as {surplus[0]}); resume with the configuration that wrote it, or choose another out_dir"
+            f"{checkpoint} does not fit this configuration ({len(surplus)} of its tensors belong to no part of it, as "
+            f"{surplus[0]}); resume with the configuration that wrote it, or choose another out_dir"
         )
 
 

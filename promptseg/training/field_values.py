@@ -106,11 +106,8 @@ def converted(value: Any, hint: Any, name: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise _refusal(name, value, "names with values, such as {name: 1}")
-        return {
-            converted(k, inner[0], f"a name in {name}"): converted(v, inner[1], f"{name}.{k}") for k, v in value.items()
-        }
-    if origin in (Union, types.UnionType) and value is None and type(None) in inner:
-        return None
+        names = [converted(k, inner[0], f"a name in {name}") for k in value]
+        return {k: converted(v, inner[1], f"{name}.{k}") for k, v in zip(names, value.values(), strict=True)}
     return value
 
 

@@ -7,9 +7,8 @@ import dataclasses
 import json
 import logging
 import math
-import signal
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from .optimisation import (
     set_learning_rate,
 )
 from .run_identity import refuse_another_run, run_identity
+from .signals import calling_on_signals, leave_signals_to_the_trainer
 from .stages import Stage, make_stage
 from .validation import Validator
 
@@ -204,27 +204,44 @@ class Trainer:
                 f"({where}); the last batch is in {path}; lower the learning rate, or look at the batch"
             )
 
-    def validate(self, validator: Validator) -> dict[str, float]:
-        """Measures the averaged weights on the validation fold, with pictures; all processes have to call it."""
+    def request_stop(self) -> None:
+        """Ends :meth:`fit` with a checkpoint after the step or the validation forward at hand."""
+        self.stop_requested = True
+
+    def validate(self, validator: Validator) -> dict[str, float] | None:
+        """Measures the averaged weights on the validation fold, with pictures; all processes have to call it.
+
+        Returns:
+            See :meth:`Validator.measure`; None if a stop was requested on any process meanwhile.
+        """
         self.average.swap()
         try:
-            return validator.measure(self.wrapped, self.out_dir / "pictures" / f"step-{self.step:08d}")
+            folder = self.out_dir / "pictures" / f"step-{self.step:08d}"
+            return validator.measure(self.wrapped, folder, lambda: any_rank(self.stop_requested)[0])
         finally:
             self.average.swap()
 
     def fit(self) -> None:
-        """Trains to the end of the schedule, or until SIGTERM or SIGINT, which save and return."""
+        """Trains to the end of the schedule, or until SIGTERM or SIGINT, which save and return.
+
+        A validation comes after a save and gives way to a stop; a run that resumes makes up for it.
+        """
         config = self.config
         log = None
         if self.process.is_main:
             log = MetricsLog(self.out_dir, self.step, config.tensorboard)
         validator = Validator(config, self.process) if config.validation.every else None
         pending: dict[str, list[float]] = {}
-        started = last_save = time.monotonic()
+        last_save = time.monotonic()
         waited = 0.0
         self.wrapped.train()
-        with self._stopping_on_signals(), contextlib.closing(self._steps()) as steps:
-            ready = list(islice(steps, 1))
+        with calling_on_signals(self.request_stop), contextlib.closing(self._steps()) as steps:
+            is_missing = any_rank(log is not None and not log.has("val_dice1", self.step))[0]
+            if validator and self.step and is_missing and self._is_validated:
+                must_stop = not self._validate_and_log(validator, log)
+            else:
+                must_stop = False
+            ready = list(islice(steps, 0 if must_stop else 1))
 
             def fetch() -> None:
                 nonlocal waited
@@ -232,16 +249,15 @@ class Trainer:
                 ready.extend(islice(steps, 1))
                 waited += time.monotonic() - fetching
 
-            stepped = time.monotonic()
-            while self.position < config.max_steps:
+            started = stepped = time.monotonic()
+            while self.position < config.max_steps and not must_stop:
                 for name, value in self.train_step(ready.pop(), fetch).items():
                     pending.setdefault(name, []).append(value)
                 if config.minutes:
                     share = (time.monotonic() - stepped) / self.process.world_size
                     self.seconds += sum_over_ranks({"seconds": share})["seconds"]  # the same on every process
                     stepped = time.monotonic()
-                is_over = self.position >= config.max_steps
-                if self.step % config.log_every == 0 or is_over:
+                if self.step % config.log_every == 0 or self.position >= config.max_steps:
                     seconds = time.monotonic() - started
                     row = {k: sum(v) / len(v) for k, v in pending.items()}
                     row["seconds_per_step"] = seconds / len(pending["loss"])
@@ -252,19 +268,29 @@ class Trainer:
                 is_late = time.monotonic() - last_save > 60 * config.save_every_minutes
                 is_due = bool(config.save_every_steps) and self.step % config.save_every_steps == 0
                 must_stop, is_late = any_rank(self.stop_requested, is_late)
-                if must_stop or is_late or is_due:
+                is_validated = validator is not None and self._is_validated
+                if (is_late or is_due or is_validated) and not must_stop:  # a stop saves below
                     self.save()
                     last_save = time.monotonic()
-                if must_stop:
-                    logger.info("stopped at step %d on request", self.step)
-                    break
-                if validator and (self.step % config.validation.every == 0 or is_over):
-                    measured = self.validate(validator)
-                    if log:
-                        log.write(self.step, measured)
-        self.save()
+                if validator and is_validated and not must_stop:
+                    must_stop = not self._validate_and_log(validator, log)
+            if must_stop:
+                logger.info("stopped at step %d on request", self.step)
+            self.save()
         if log:
             log.close()
+
+    @property
+    def _is_validated(self) -> bool:
+        """Whether the fold is to be measured at the step at hand."""
+        return self.step % self.config.validation.every == 0 or self.position >= self.config.max_steps
+
+    def _validate_and_log(self, validator: Validator, log: MetricsLog | None) -> bool:
+        """Whether it came to its end."""
+        measured = self.validate(validator)
+        if log and measured is not None:
+            log.write(self.step, measured)
+        return measured is not None
 
     def _steps(self) -> Generator[list[dict[str, Tensor]]]:
         """Prepared micro-batches of each step left. A sample is a function of its number, so the step is the data's
@@ -277,7 +303,7 @@ class Trainer:
             batch_size=None,
             sampler=range(self.step * micro_steps, config.max_steps * micro_steps),
             num_workers=config.num_workers,
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=leave_signals_to_the_trainer,
             pin_memory=process.device.type == "cuda",
         )
         batches = iter(loader)
@@ -290,26 +316,6 @@ class Trainer:
         finally:
             # An error's traceback keeps the iterator, and an exiting process waits for workers that ignore signals.
             getattr(batches, "_shutdown_workers", lambda: None)()
-
-    @contextlib.contextmanager
-    def _stopping_on_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the loop after the step at hand."""
-
-        def request(*_: Any) -> None:
-            self.stop_requested = True
-
-        before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _leave_signals_to_the_trainer(_: int) -> None:
-    """A batch scheduler signals the whole process group; a worker that died of it would take the last save with it."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def setup(config: PretrainConfig, resume: str = "auto") -> Trainer:

@@ -45,6 +45,13 @@ class MetricsLog:
                 self.writer.add_scalar(name, value, step)
         logger.info("%s", row)
 
+    def has(self, name: str, step: int) -> bool:
+        """Whether a row of a step says something of this name."""
+        if not self.path.exists():
+            return False
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        return any(_step_of(line) == step and name in json.loads(line) for line in lines)
+
     def close(self) -> None:
         """Flushes the events."""
         if self.writer is not None:
