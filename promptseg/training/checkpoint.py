@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from .distributed import Process, barrier
+from .run_folder import on_main, writing
 
 logger = logging.getLogger(__name__)
 LATEST_NAME = "latest"
@@ -67,6 +68,9 @@ def save_checkpoint(
 
     Returns:
         Its folder.
+
+    Raises:
+        RunError: if it cannot be written, on a full disk for instance; ``latest`` then stays as it is.
     """
     folder = Path(folder)
     final, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}.partial"
@@ -74,22 +78,28 @@ def save_checkpoint(
         barrier()
         return final  # a run is a function of its step, so there is nothing new to write
     barrier()
-    if process.is_main:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    barrier()
-    with warnings.catch_warnings():
+
+    def begin() -> None:
+        with writing(folder):
+            _forget_scraps(folder)  # first: they take the room that this one needs
+            partial.mkdir(parents=True)
+
+    def finish() -> None:
+        with writing(folder):
+            text = json.dumps({"step": step, **progress}, indent=1) + "\n"
+            (partial / PROGRESS_NAME).write_text(text, encoding="utf-8")
+            _sync(partial / PROGRESS_NAME)
+            shutil.rmtree(final, ignore_errors=True)  # of a run that was taken back to an earlier step
+            partial.rename(final)
+            _replace(folder / LATEST_NAME, final.name + "\n")
+            _forget(folder, final, keep)
+
+    on_main(process, begin)
+    with warnings.catch_warnings(), writing(folder):
         warnings.simplefilter("ignore")
         save(tensors, checkpoint_id=partial, no_dist=not dist.is_initialized())
     barrier()
-    if process.is_main:
-        (partial / PROGRESS_NAME).write_text(json.dumps({"step": step, **progress}, indent=1) + "\n", encoding="utf-8")
-        _sync(partial / PROGRESS_NAME)
-        shutil.rmtree(final, ignore_errors=True)  # not the latest, so of a run that was taken back to an earlier step
-        partial.rename(final)
-        _replace(folder / LATEST_NAME, final.name + "\n")
-        _forget(folder, final, keep)
-    barrier()
+    on_main(process, finish)
     logger.info("saved %s", final)
     return final
 
@@ -173,10 +183,14 @@ def _sync(path: Path) -> None:
 
 
 def _forget(folder: Path, newest: Path, keep: int) -> None:
-    """Removes older checkpoints and what killed runs left half-written."""
+    """Removes older checkpoints."""
     complete = sorted(p for p in folder.glob("step-*") if p != newest)
     surplus = len(complete) - (keep - 1)
     for old in complete[: max(0, surplus)]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _forget_scraps(folder: Path) -> None:
+    """Removes what killed runs and failed saves left half-written."""
     for scrap in folder.glob(".step-*.partial"):
         shutil.rmtree(scrap, ignore_errors=True)

@@ -21,7 +21,7 @@ from ..predictor import preferred_dtype
 from .checkpoint import find_latest, load_checkpoint, read_progress, save_checkpoint
 from .config import PretrainConfig
 from .distributed import Process, any_rank, gradient_sync, start, sum_over_ranks, whole, wrap
-from .metrics_log import MetricsLog
+from .metrics_log import MetricsLog, summary_writer
 from .optimisation import (
     WeightAverage,
     clip_gradients,
@@ -31,8 +31,9 @@ from .optimisation import (
     optimizer_tensors,
     set_learning_rate,
 )
+from .run_folder import RunError, held, on_main, writing
 from .run_identity import refuse_another_run, run_identity
-from .signals import calling_on_signals, leave_signals_to_the_trainer
+from .signals import calling_on_signals, leave_signals_and_locks_to_the_trainer
 from .stages import Stage, make_stage
 from .validation import Validator
 
@@ -55,7 +56,8 @@ class Trainer:
         self.config = config
         self.process = process or start(config.device)
         self.out_dir = Path(config.out_dir)
-        self.out_dir.mkdir(parents=True, exist_ok=True)
+        with writing(self.out_dir):
+            self.out_dir.mkdir(parents=True, exist_ok=True)
         if self.process.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = True
@@ -120,13 +122,16 @@ class Trainer:
         from ..safe_loading import replacing, save_tensors
 
         tensors = {k: whole(v).float().contiguous() for k, v in self.average.tensors.items()}
-        if not self.process.is_main:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tensors({k: v.cpu() for k, v in tensors.items()}, folder / "model.safetensors")
         entries = {"model": self.stage.described.to_dict(), "stage": self.config.stage, "step": self.step}
-        with replacing(folder / "config.json") as partial:
-            partial.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+        def write() -> None:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                save_tensors({k: v.cpu() for k, v in tensors.items()}, folder / "model.safetensors")
+                with replacing(folder / "config.json") as partial:
+                    partial.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+        on_main(self.process, write)
 
     # Steps
 
@@ -147,7 +152,7 @@ class Trainer:
             meanwhile: what the host does while a GPU computes the gradients.
 
         Raises:
-            RuntimeError: after more than ``max_nonfinite_steps`` of those; the batches are saved.
+            RunError: after more than ``max_nonfinite_steps`` of those; the batches are saved.
         """
         sums = self._gradients(batches)
         if meanwhile:
@@ -198,8 +203,9 @@ class Trainer:
         self._recent = [step for step in self._recent if step > self.step - NONFINITE_WINDOW * most] + [self.step]
         if len(self._recent) > most:
             path = self.out_dir / f"nonfinite_batch_{self.process.rank}.pt"
-            torch.save({"step": self.step, "batches": batches}, path)
-            raise RuntimeError(
+            with writing(self.out_dir):
+                torch.save({"step": self.step, "batches": batches}, path)
+            raise RunError(
                 f"more than {most} of {NONFINITE_WINDOW * most} steps with a loss or gradient that is not finite "
                 f"({where}); the last batch is in {path}; lower the learning rate, or look at the batch"
             )
@@ -229,7 +235,8 @@ class Trainer:
         config = self.config
         log = None
         if self.process.is_main:
-            log = MetricsLog(self.out_dir, self.step, config.tensorboard)
+            with writing(self.out_dir):
+                log = MetricsLog(self.out_dir, self.step, config.tensorboard)
         validator = Validator(config, self.process) if config.validation.every else None
         pending: dict[str, list[float]] = {}
         last_save = time.monotonic()
@@ -262,8 +269,7 @@ class Trainer:
                     row = {k: sum(v) / len(v) for k, v in pending.items()}
                     row["seconds_per_step"] = seconds / len(pending["loss"])
                     row |= {"wait_share": waited / seconds, "nonfinite_steps": float(self.nonfinite_steps)}
-                    if log:
-                        log.write(self.step, row)
+                    self._log(log, row)
                     pending, started, waited = {}, time.monotonic(), 0.0
                 is_late = time.monotonic() - last_save > 60 * config.save_every_minutes
                 is_due = bool(config.save_every_steps) and self.step % config.save_every_steps == 0
@@ -288,9 +294,19 @@ class Trainer:
     def _validate_and_log(self, validator: Validator, log: MetricsLog | None) -> bool:
         """Whether it came to its end."""
         measured = self.validate(validator)
-        if log and measured is not None:
-            log.write(self.step, measured)
+        if measured is not None:
+            self._log(log, measured)
         return measured is not None
+
+    def _log(self, log: MetricsLog | None, row: dict[str, float]) -> None:
+        """Writes a row on the main process; all of them have to call it."""
+
+        def write() -> None:
+            with writing(self.out_dir):
+                if log:
+                    log.write(self.step, row)
+
+        on_main(self.process, write)
 
     def _steps(self) -> Generator[list[dict[str, Tensor]]]:
         """Prepared micro-batches of each step left. A sample is a function of its number, so the step is the data's
@@ -303,7 +319,7 @@ class Trainer:
             batch_size=None,
             sampler=range(self.step * micro_steps, config.max_steps * micro_steps),
             num_workers=config.num_workers,
-            worker_init_fn=leave_signals_to_the_trainer,
+            worker_init_fn=leave_signals_and_locks_to_the_trainer,
             pin_memory=process.device.type == "cuda",
         )
         batches = iter(loader)
@@ -318,16 +334,18 @@ class Trainer:
             getattr(batches, "_shutdown_workers", lambda: None)()
 
 
-def setup(config: PretrainConfig, resume: str = "auto") -> Trainer:
+def setup(config: PretrainConfig, resume: str = "auto", process: Process | None = None) -> Trainer:
     """Makes a trainer, at the step where its folder's run stopped.
 
     Args:
         config: of the run.
         resume: ``auto`` continues a run found in ``out_dir``; ``never`` refuses to touch one.
+        process: this one; None to join the others.
 
     Raises:
         ValueError: with ``never`` where a run exists; for a run of an earlier version, or one of another model, stage,
-            seed, data or sampler; for another ``resume``.
+            seed, data or sampler; for another ``resume``; without TensorBoard where it is asked for.
+        RunError: if ``out_dir`` cannot be written.
     """
     if resume not in ("auto", "never"):
         raise ValueError(f"resume={resume!r}: expected 'auto' or 'never'")
@@ -340,20 +358,32 @@ def setup(config: PretrainConfig, resume: str = "auto") -> Trainer:
         raise ValueError(f"{out_dir} holds a run at step {step}; choose another out_dir, or resume='auto'")
     if latest is not None:
         refuse_another_run(config, read_progress(latest))
-    trainer = Trainer(config)
+    process = process or start(config.device)
+    if config.tensorboard:
+        on_main(process, summary_writer)  # which fails before minutes of reading and not after them
+    trainer = Trainer(config, process)
     trainer.resume()
-    if trainer.process.is_main:
-        text = json.dumps(dataclasses.asdict(config), indent=1)
-        (out_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+
+    def record() -> None:
+        with writing(out_dir):
+            text = json.dumps(dataclasses.asdict(config), indent=1)
+            (out_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+
+    on_main(process, record)
     return trainer
 
 
 def pretrain(config: PretrainConfig, resume: str = "auto") -> Trainer:
-    """Runs a stage of pretraining; see :func:`setup` for the arguments.
+    """Runs a stage of pretraining; see :func:`setup` for the arguments and for what else is raised.
 
     Returns:
         The trainer at its last step.
+
+    Raises:
+        RunError: if another run writes to ``out_dir``, if it cannot be written, or if too many steps are not finite.
     """
-    trainer = setup(config, resume)
-    trainer.fit()
+    process = start(config.device)
+    with held(config.out_dir, process):
+        trainer = setup(config, resume, process)
+        trainer.fit()
     return trainer

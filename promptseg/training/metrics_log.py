@@ -29,11 +29,7 @@ class MetricsLog:
         self._drop_after(step)
         self.writer: Any = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ValueError(f"tensorboard=True: {error}; pip install tensorboard, or leave it out") from error
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+            self.writer = summary_writer()(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds a row."""
@@ -66,6 +62,19 @@ class MetricsLog:
             partial = self.path.with_name(f".{self.path.name}.partial")
             partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             os.replace(partial, self.path)
+
+
+def summary_writer() -> Any:
+    """TensorBoard's writer.
+
+    Raises:
+        ValueError: if the package is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(f"tensorboard=True: {error}; pip install tensorboard, or leave it out") from error
+    return SummaryWriter
 
 
 def _step_of(line: str) -> float:

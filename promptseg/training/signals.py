@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .run_folder import leave_locks
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -25,7 +27,8 @@ def calling_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def leave_signals_to_the_trainer(_: int) -> None:
+def leave_signals_and_locks_to_the_trainer(_: int) -> None:
     """A batch scheduler signals the whole process group; a worker that died of it would take the last save with it."""
+    leave_locks()
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
