@@ -21,7 +21,7 @@ from ..predictor import preferred_dtype
 from .checkpoint import find_latest, load_checkpoint, read_progress, save_checkpoint
 from .config import PretrainConfig
 from .distributed import Process, any_rank, gradient_sync, start, sum_over_ranks, whole, wrap
-from .metrics_log import MetricsLog, summary_writer
+from .metrics_log import MetricsLog, StepMeans, summary_writer
 from .optimisation import (
     WeightAverage,
     clip_gradients,
@@ -238,7 +238,7 @@ class Trainer:
             with writing(self.out_dir):
                 log = MetricsLog(self.out_dir, self.step, config.tensorboard)
         validator = Validator(config, self.process) if config.validation.every else None
-        pending: dict[str, list[float]] = {}
+        pending = StepMeans()
         last_save = time.monotonic()
         waited = 0.0
         self.wrapped.train()
@@ -258,19 +258,17 @@ class Trainer:
 
             started = stepped = time.monotonic()
             while self.position < config.max_steps and not must_stop:
-                for name, value in self.train_step(ready.pop(), fetch).items():
-                    pending.setdefault(name, []).append(value)
+                pending.add(self.train_step(ready.pop(), fetch))
                 if config.minutes:
                     share = (time.monotonic() - stepped) / self.process.world_size
                     self.seconds += sum_over_ranks({"seconds": share})["seconds"]  # the same on every process
                     stepped = time.monotonic()
                 if self.step % config.log_every == 0 or self.position >= config.max_steps:
                     seconds = time.monotonic() - started
-                    row = {k: sum(v) / len(v) for k, v in pending.items()}
-                    row["seconds_per_step"] = seconds / len(pending["loss"])
+                    row = pending.row() | {"seconds_per_step": seconds / pending.steps}
                     row |= {"wait_share": waited / seconds, "nonfinite_steps": float(self.nonfinite_steps)}
                     self._log(log, row)
-                    pending, started, waited = {}, time.monotonic(), 0.0
+                    pending, started, waited = StepMeans(), time.monotonic(), 0.0
                 is_late = time.monotonic() - last_save > 60 * config.save_every_minutes
                 is_due = bool(config.save_every_steps) and self.step % config.save_every_steps == 0
                 must_stop, is_late = any_rank(self.stop_requested, is_late)
