@@ -64,7 +64,7 @@ class TrainingState:
         self.step = 0
         self.seconds = 0.0
         self.nonfinite_steps = 0
-        self._recent: list[int] = []
+        self._recent_nonfinite: list[int] = []
 
     # Checkpoints
 
@@ -86,6 +86,7 @@ class TrainingState:
             return False
         progress = load_checkpoint(latest, self._tensors())
         self.step, self.nonfinite_steps = progress["step"], progress["nonfinite_steps"]
+        self._recent_nonfinite = progress.get("recent_nonfinite_steps", [])
         self.seconds = progress.get("seconds", 0.0)
         logger.info("resumed at step %d from %s", self.step, latest)
         return True
@@ -98,6 +99,7 @@ class TrainingState:
             self._tensors(),
             {
                 "nonfinite_steps": self.nonfinite_steps,
+                "recent_nonfinite_steps": self._recent_nonfinite,
                 "world_size": self.process.world_size,
                 "seconds": self.seconds,
                 "run": run_identity(self.config),
@@ -187,15 +189,17 @@ class TrainingState:
 
     def _skip(self, batches: list[dict[str, Tensor]]) -> None:
         most, self.nonfinite_steps = self.config.max_nonfinite_steps, self.nonfinite_steps + 1
+        window = NONFINITE_WINDOW * max(1, most)
         bad = nonfinite_gradients(self.model)
         where = f"gradients of {len(bad)} weights, such as {bad[0]}" if bad else "the loss alone"
         logger.warning("step %d: loss or gradient is not finite (%s); skipped", self.step, where)
-        self._recent = [step for step in self._recent if step > self.step - NONFINITE_WINDOW * most] + [self.step]
-        if len(self._recent) > most:
+        recent = [step for step in self._recent_nonfinite if step > self.step - window] + [self.step]
+        self._recent_nonfinite = recent
+        if len(recent) > most:
             path = self.out_dir / f"nonfinite_batch_{self.process.rank}.pt"
             with writing(self.out_dir):
                 torch.save({"step": self.step, "batches": batches}, path)
             raise RunError(
-                f"more than {most} of {NONFINITE_WINDOW * most} steps with a loss or gradient that is not finite "
-                f"({where}); the last batch is in {path}; lower the learning rate, or look at the batch"
+                f"more than {most} of {window} steps with a loss or gradient that is not finite ({where}); the last batch "
+                f"is in {path}; lower the learning rate, or look at the batch"
             )

@@ -24,6 +24,7 @@ from promptseg.training.config import PretrainConfig
 from promptseg.training.distributed import start, whole
 from promptseg.training.loop import Trainer, pretrain, setup
 from promptseg.training.optimisation import optimizer_tensors
+from promptseg.training.run_folder import RunError
 
 FORK = multiprocessing.get_context("fork")
 
@@ -216,6 +217,20 @@ def test_steps_that_are_not_finite_may_come_now_and_then(make_config):
         trainer.step = step
         trainer.train_step(broken)
     assert trainer.nonfinite_steps == 3
+
+
+def test_a_run_that_is_stopped_again_and_again_remembers_its_steps_that_were_not_finite(make_config):
+    config = make_config(max_nonfinite_steps=2)
+    for life in range(3):
+        trainer = setup(config)
+        batches = next(trainer._steps())
+        broken = [{**b, "image": torch.full_like(b["image"], float("nan"))} for b in batches]
+        if life == 2:
+            with pytest.raises(RunError, match="more than 2 of 20 steps"):
+                trainer.train_step(broken)
+        else:
+            trainer.train_step(broken)
+            trainer.save()
 
 
 def test_a_run_leaves_a_loadable_model_a_log_pictures_and_few_checkpoints(make_config):
