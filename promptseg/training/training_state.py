@@ -31,6 +31,9 @@ from .stages import Stage, make_stage
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS_NAME, WEIGHTS_NAME = "checkpoints", "weights"
+SMALLEST_CPU_BF16_CROP = 32
+"""Side of the smallest crop that is computed in bfloat16 on a CPU. At stride 8 a crop of 16 is 2x2x2 voxels, of which
+torch 2.14 gives weight gradients of 3x3x3 convolutions that differ from call to call and are often NaN."""
 NONFINITE_WINDOW = 10
 """Steps, in multiples of ``max_nonfinite_steps``, among which those that are not finite are counted."""
 
@@ -60,11 +63,28 @@ class TrainingState:
         self.wrapped = wrap(self.stage.module, self.process, config.parallel)
         self.average = WeightAverage(self.model, config.ema_decay)
         self.optimizer = make_optimizer(self.model, config)
-        self.is_fast_in_bf16 = config.bf16 and preferred_dtype(self.process.device) == torch.bfloat16
+        self._is_fast_in_bf16 = config.bf16 and preferred_dtype(self.process.device) == torch.bfloat16
         self.step = 0
         self.seconds = 0.0
         self.nonfinite_steps = 0
         self._recent_nonfinite: list[int] = []
+        sizes = {stage.crop_size for stage in config.stages} or {config.sampler.crop_size}
+        if self._is_fast_in_bf16 and not all(map(self._may_use_bf16, sizes)):
+            logger.info(
+                "crops of fewer than %d voxels a side are computed in float32: of convolutions over grids as small as "
+                "theirs, bfloat16 on a CPU gives gradients that are not finite",
+                SMALLEST_CPU_BF16_CROP,
+            )
+
+    # Precision
+
+    def _may_use_bf16(self, crop_size: int) -> bool:
+        return self.process.device.type != "cpu" or crop_size >= SMALLEST_CPU_BF16_CROP
+
+    @property
+    def is_in_bf16(self) -> bool:
+        """Whether the step at hand is computed in bfloat16 under autocast."""
+        return self._is_fast_in_bf16 and self._may_use_bf16(self.config.crops_at(self.step)[0])
 
     # Checkpoints
 
@@ -165,7 +185,7 @@ class TrainingState:
         for micro, batch in enumerate(batches):
             index = micro * process.world_size + process.rank
             with gradient_sync(self.wrapped, enabled=micro + 1 == len(batches)):
-                with torch.autocast(process.device.type, torch.bfloat16, enabled=self.is_fast_in_bf16):
+                with torch.autocast(process.device.type, torch.bfloat16, enabled=self.is_in_bf16):
                     loss, measured = self.wrapped(batch, self.step, index)
                 (loss / len(batches)).backward()
             for name, value in {"loss": loss, **measured}.items():
@@ -200,6 +220,6 @@ class TrainingState:
             with writing(self.out_dir):
                 torch.save({"step": self.step, "batches": batches}, path)
             raise RunError(
-                f"more than {most} of {window} steps with a loss or gradient that is not finite ({where}); the last batch "
-                f"is in {path}; lower the learning rate, or look at the batch"
+                f"more than {most} of {window} steps with a loss or gradient that is not finite ({where}); the last "
+                f"batch is in {path}; lower the learning rate, or look at the batch"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -231,6 +233,23 @@ def test_a_run_that_is_stopped_again_and_again_remembers_its_steps_that_were_not
         else:
             trainer.train_step(broken)
             trainer.save()
+
+
+def test_small_crops_are_not_computed_in_bfloat16_on_a_cpu_and_the_log_says_why(make_config, monkeypatch, caplog):
+    monkeypatch.setattr("promptseg.training.training_state.preferred_dtype", lambda _: torch.bfloat16)
+    caplog.set_level("INFO")
+    sizes = [{"first_step": step, "crop_size": size, "batch_size": 1} for step, size in ((0, 16), (1, 32))]
+    model = dataclasses.replace(make_config().model, tile_size=32)
+    trainer = setup(make_config(bf16=True, stages=sizes, model=model))
+    assert "computed in float32" in caplog.text
+    found = []
+    for step in range(2):
+        trainer.step = step
+        found.append(trainer.is_in_bf16)
+    assert found == [False, True]
+    trainer.step = 0
+    for batches in islice(trainer._steps(), 1):
+        assert math.isfinite(trainer.train_step(batches)["norm"])
 
 
 def test_a_run_leaves_a_loadable_model_a_log_pictures_and_few_checkpoints(make_config):
