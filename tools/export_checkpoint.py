@@ -57,7 +57,7 @@ def draw_curves(rows: list[dict[str, float]], width: int = 5) -> str:
     ticks = tuple(float(t) for t in range(0, last + 1, max(1, last // 500) * 100))
     lines = []
     for count in (1, 3, 5):
-        known = [(r["step"], r[f"dice{count}"]) for r in rows if f"dice{count}" in r]
+        known = [(r["step"], r[f"dice{count}"]) for r in rows if r.get(f"dice{count}") is not None]
         groups = [known[i : i + width] for i in range(0, len(known) - width + 1, width)]
         x, y = ([sum(p[axis] for p in group) / len(group) for group in groups] for axis in (0, 1))
         lines.append(Line(f"after prompt {count}", x, y))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from typing import Any
 
 import yaml
@@ -16,6 +17,7 @@ import yaml
 from promptseg.training.config import PretrainConfig
 from promptseg.training.distributed import stop
 from promptseg.training.loop import pretrain
+from promptseg.training.run_folder import RunError
 
 
 def main() -> None:
@@ -42,8 +44,9 @@ def main() -> None:
     try:
         config = PretrainConfig.from_file(arguments.config, **overrides)
         pretrain(config, arguments.resume)
-    except ValueError as error:
-        parser.exit(2, f"{error}\n")
+    except (ValueError, RunError) as error:
+        is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # the others of this machine fail of the same
+        parser.exit(2, f"{error}\n" if is_first else None)
     finally:
         stop()
 

@@ -21,10 +21,12 @@ from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from .distributed import Process, barrier
+from .run_folder import on_main, writing
 
 logger = logging.getLogger(__name__)
 LATEST_NAME = "latest"
@@ -66,6 +68,9 @@ def save_checkpoint(
 
     Returns:
         Its folder.
+
+    Raises:
+        RunError: if it cannot be written, on a full disk for instance; ``latest`` then stays as it is.
     """
     folder = Path(folder)
     final, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}.partial"
@@ -73,22 +78,28 @@ def save_checkpoint(
         barrier()
         return final  # a run is a function of its step, so there is nothing new to write
     barrier()
-    if process.is_main:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    barrier()
-    with warnings.catch_warnings():
+
+    def begin() -> None:
+        with writing(folder):
+            _forget_scraps(folder)  # first: they take the room that this one needs
+            partial.mkdir(parents=True)
+
+    def finish() -> None:
+        with writing(folder):
+            text = json.dumps({"step": step, **progress}, indent=1) + "\n"
+            (partial / PROGRESS_NAME).write_text(text, encoding="utf-8")
+            _sync(partial / PROGRESS_NAME)
+            shutil.rmtree(final, ignore_errors=True)  # of a run that was taken back to an earlier step
+            partial.rename(final)
+            _replace(folder / LATEST_NAME, final.name + "\n")
+            _forget(folder, final, keep)
+
+    on_main(process, begin)
+    with warnings.catch_warnings(), writing(folder):
         warnings.simplefilter("ignore")
         save(tensors, checkpoint_id=partial, no_dist=not dist.is_initialized())
     barrier()
-    if process.is_main:
-        (partial / PROGRESS_NAME).write_text(json.dumps({"step": step, **progress}, indent=1) + "\n", encoding="utf-8")
-        _sync(partial / PROGRESS_NAME)
-        shutil.rmtree(final, ignore_errors=True)  # not the latest, so of a run that was taken back to an earlier step
-        partial.rename(final)
-        _replace(folder / LATEST_NAME, final.name + "\n")
-        _forget(folder, final, keep)
-    barrier()
+    on_main(process, finish)
     logger.info("saved %s", final)
     return final
 
@@ -109,8 +120,9 @@ def load_checkpoint(checkpoint: Path, tensors: dict[str, Any]) -> dict[str, Any]
         The plain values.
 
     Raises:
-        ValueError: if a tensor is missing or of another shape, as after a change of the model's sizes.
+        ValueError: if a tensor is missing, of another shape or one too many, as after a change of the model's sizes.
     """
+    _refuse_surplus(checkpoint, tensors)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -123,6 +135,34 @@ def load_checkpoint(checkpoint: Path, tensors: dict[str, Any]) -> dict[str, Any]
             "or choose another out_dir"
         ) from error
     return read_progress(checkpoint)
+
+
+def _refuse_surplus(checkpoint: Path, tensors: dict[str, Any]) -> None:
+    """A load fills what it is asked for; tensors that nobody asks for are of a larger model or another optimiser.
+
+    Raises:
+        ValueError: if there are some, or the checkpoint cannot be read.
+    """
+    try:
+        stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    except Exception as error:  # of a damaged pickle, almost anything
+        raise ValueError(
+            f"{checkpoint} cannot be read ({error}); write the name of another into "
+            f"{checkpoint.with_name(LATEST_NAME)}, or choose another out_dir"
+        ) from error
+    if surplus := sorted(set(stored) - _names(tensors)):
+        raise ValueError(
+            f"{checkpoint} does not fit this configuration ({len(surplus)} of its tensors belong to no part of it, as "
+            f"{surplus[0]}); resume with the configuration that wrote it, or choose another out_dir"
+        )
+
+
+def _names(tensors: dict[str, Any], prefix: str = "") -> set[str]:
+    """Dotted names of nested tensors, as a checkpoint stores them."""
+    found: set[str] = set()
+    for name, value in tensors.items():
+        found |= _names(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
+    return found
 
 
 def _replace(path: Path, text: str) -> None:
@@ -143,10 +183,14 @@ def _sync(path: Path) -> None:
 
 
 def _forget(folder: Path, newest: Path, keep: int) -> None:
-    """Removes older checkpoints and what killed runs left half-written."""
+    """Removes older checkpoints."""
     complete = sorted(p for p in folder.glob("step-*") if p != newest)
     surplus = len(complete) - (keep - 1)
     for old in complete[: max(0, surplus)]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _forget_scraps(folder: Path) -> None:
+    """Removes what killed runs and failed saves left half-written."""
     for scrap in folder.glob(".step-*.partial"):
         shutil.rmtree(scrap, ignore_errors=True)

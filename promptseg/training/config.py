@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -10,8 +11,29 @@ from typing import Any, Literal, get_type_hints
 from ..data.prompt_simulator import PromptSimulatorConfig
 from ..data.sampler import SamplerConfig
 from ..models.config import ModelConfig
+from .field_values import build, converted, read_fields
 from .masked_autoencoder import MaskedAutoencoderConfig
 from .validation import ValidationConfig
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "accumulation": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "ema_decay": (0, 1),
+    "keep_checkpoints": (1, math.inf),
+    "layer_decay": (0, 1),
+    "log_every": (1, math.inf),
+    "max_nonfinite_steps": (0, math.inf),
+    "max_steps": (1, math.inf),
+    "minutes": (0, math.inf),
+    "num_workers": (0, math.inf),
+    "real_from": (0, math.inf),
+    "save_every_steps": (0, math.inf),
+    "scored_rounds": (0, math.inf),
+    "seed": (0, 2**63 - 1),
+    "warmup_steps": (0, math.inf),
+    "weight_decay": (0, math.inf),
+}
+"""Smallest and largest value of fields; others are checked in words."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +53,7 @@ class PretrainConfig:
     """A prompted training run.
 
     Raises:
-        ValueError: if two fields contradict each other; both are named.
+        ValueError: if a field is not what its type says or out of range, or two contradict each other; they are named.
     """
 
     stage: Literal["prompted", "mae", "words"] = "prompted"
@@ -133,12 +155,11 @@ class PretrainConfig:
     steps, the run stops."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "round_probabilities", tuple(float(p) for p in self.round_probabilities))
-        stages = tuple(CropStage(**s) if isinstance(s, dict) else s for s in self.stages)
-        object.__setattr__(self, "stages", stages)
-        for name, kind in (("validation", ValidationConfig), ("mae", MaskedAutoencoderConfig)):
-            if isinstance(getattr(self, name), dict):
-                object.__setattr__(self, name, kind(**getattr(self, name)))
+        hints = get_type_hints(type(self))
+        for name in (f.name for f in dataclasses.fields(self)):
+            object.__setattr__(self, name, converted(getattr(self, name), hints[name], name))
+        self._check_ranges()
+        stages = self.stages
         starts = [s.first_step for s in stages]
         if stages and (starts[0] != 0 or starts != sorted(set(starts))):
             raise ValueError(f"stages start at steps {starts}: expected 0 first, then ascending")
@@ -153,27 +174,6 @@ class PretrainConfig:
             raise ValueError(
                 f"sampler.crop_size={self.sampler.crop_size} and model.tile_size={self.model.tile_size}: expected equal"
             )
-        if self.minutes < 0:
-            raise ValueError(f"minutes={self.minutes}: expected 0 (by steps) or more")
-        for name, smallest in (
-            ("accumulation", 1),
-            ("batch_size", 1),
-            ("keep_checkpoints", 1),
-            ("max_steps", 1),
-            ("real_from", 0),
-            ("scored_rounds", 0),
-        ):
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name}={getattr(self, name)}: expected {smallest} or more")
-        for name, allowed in (
-            ("stage", ("prompted", "mae", "words")),
-            ("device", ("auto", "cpu", "cuda")),
-            ("parallel", ("ddp", "fsdp")),
-            ("optimizer", ("adamw", "muon")),
-            ("synthesis_on", ("loader", "device")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
         if self.stage != "prompted" and self.validation.every:
             raise ValueError(
                 f"stage={self.stage!r} and validation.every={self.validation.every}: clicks are validated only in the "
@@ -196,10 +196,31 @@ class PretrainConfig:
                 f"optimizer='muon' with parallel={self.parallel!r} and weight_decay={self.weight_decay}: expected "
                 "'ddp', as it needs whole matrices, and more than 0, as it takes those that decay"
             )
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay={self.layer_decay}: expected more than 0, at most 1")
-        if abs(sum(self.round_probabilities) - 1) > 1e-6:
-            raise ValueError(f"round_probabilities={self.round_probabilities}: expected a sum of 1")
+
+    def _check_ranges(self) -> None:
+        """Each field by itself."""
+        for name, (smallest, largest) in _RANGES.items():
+            if not smallest <= getattr(self, name) <= largest:
+                span = f"{smallest} or more" if largest == math.inf else f"{smallest} to {largest}"
+                raise ValueError(f"{name}={getattr(self, name)}: expected {span}")
+        for name in ("learning_rate", "layer_decay", "clip_norm", "save_every_minutes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected more than 0")
+        for name in ("learning_rate", "weight_decay", "minutes"):
+            if math.isinf(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
+        weights = self.data_weights.values()
+        if self.data_weights and not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
+            raise ValueError(
+                f"data_weights={self.data_weights}: expected numbers of 0 or more, at least one of them more than 0"
+            )
+        if min(self.round_probabilities, default=-1) < 0 or abs(sum(self.round_probabilities) - 1) > 1e-6:
+            raise ValueError(
+                f"round_probabilities={self.round_probabilities}: expected numbers of 0 or more with a sum of 1"
+            )
+        for stage in self.stages:
+            if stage.batch_size < 1:
+                raise ValueError(f"stages with batch_size={stage.batch_size}: expected 1 or more")
 
     def crops_at(self, step: int) -> tuple[int, int]:
         """Crop size and batch size at a step."""
@@ -214,24 +235,8 @@ class PretrainConfig:
         """Reads a YAML file; ``overrides`` replace top-level fields.
 
         Raises:
-            ValueError: for an unknown field or a contradiction.
+            ValueError: for a file that cannot be read, an unknown field, a value that is not what its field expects, or
+                a contradiction.
         """
-        import yaml
-
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        values = read_fields(path)
         return build(cls, {**values, **{k: v for k, v in overrides.items() if v is not None}}, str(path))
-
-
-def build(kind: Any, values: dict[str, Any], source: str) -> Any:
-    """Builds a frozen dataclass, nested ones too, from plain values; unknown fields raise ValueError."""
-    hints = get_type_hints(kind)
-    unknown = sorted(set(values) - {f.name for f in dataclasses.fields(kind)})
-    if unknown:
-        raise ValueError(f"{source}: unknown field(s) {', '.join(unknown)} in {kind.__name__}")
-    nested = {
-        name: build(hints[name], value, source)
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict)
-        else value
-        for name, value in values.items()
-    }
-    return kind(**nested)

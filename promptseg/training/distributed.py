@@ -53,10 +53,11 @@ def start(device: str = "auto") -> Process:
         chosen = torch.device("cpu")
     else:
         found = torch.cuda.device_count()
-        if local_rank >= found:
+        started = max(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), local_rank + 1)
+        if started > found:  # the same on every process of this machine, of which one says so
             raise ValueError(
-                f"process {local_rank} of this machine has no GPU of its own ({found} found): start as many processes "
-                "as GPUs (torchrun --nproc-per-node), or choose device='cpu'"
+                f"{started} process(es) on this machine and {found} GPU(s), and each needs its own: start as "
+                "many processes as GPUs (torchrun --nproc-per-node), or choose device='cpu'"
             )
         chosen = torch.device("cuda", local_rank)
         torch.cuda.set_device(chosen)

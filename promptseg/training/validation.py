@@ -6,6 +6,7 @@ A cheap indicator between checkpoints. What a release reports comes from :mod:`p
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,15 +66,19 @@ class Validator:
         self.samples = _draw_fixed(pool, config)
 
     @torch.no_grad()
-    def measure(self, wrapped: nn.Module, folder: Path | None = None) -> dict[str, float]:
+    def measure(
+        self, wrapped: nn.Module, folder: Path | None = None, must_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float] | None:
         """Plays the clicks.
 
         Args:
             wrapped: prompted training, as wrapped for distribution; all processes have to call this.
             folder: for pictures, made if missing; None for none.
+            must_stop: asked before each crop, with the same answer on every process; abandons the measurement.
 
         Returns:
             ``val_dice1``, ...: mean over data sets, and ``val_dice1/GROUP``, ... for each; the same on every process.
+            None if it was abandoned.
         """
         world, rank = self.process.world_size, self.process.rank
         was_training = wrapped.training
@@ -82,6 +87,9 @@ class Validator:
         clicks = self.config.validation.clicks
         sums = {f"{g}/{k}": 0.0 for g in groups for k in ("count", *range(1, clicks + 1))}
         for turn in range(-(-len(self.samples) // world)):  # the same number of forwards on every process
+            if must_stop():
+                wrapped.train(was_training)
+                return None
             number = turn * world + rank
             sample = self.samples[min(number, len(self.samples) - 1)]
             parts = {n: getattr(sample, n) for n in ("image", "targets", "spacing_mm", "is_known")}

@@ -57,3 +57,9 @@ def test_tensors_of_other_shapes_are_refused(tmp_path):
     latest = save_checkpoint(tmp_path, 1, {"a": torch.zeros(3)}, {}, ALONE)
     with pytest.raises(ValueError, match="does not fit"):
         load_checkpoint(latest, {"a": torch.zeros(4)})
+
+
+def test_tensors_that_nobody_asks_for_are_refused(tmp_path):
+    latest = save_checkpoint(tmp_path, 1, {"model": {"a": torch.zeros(3), "b": torch.zeros(3)}}, {}, ALONE)
+    with pytest.raises(ValueError, match=r"does not fit .* as model\.b"):
+        load_checkpoint(latest, {"model": {"a": torch.zeros(3)}})

@@ -52,6 +52,15 @@ def test_overrides_replace_fields_and_none_leaves_them():
         ({"warmup_steps": 9, "decay_start": 3}, "warmup_steps=9, decay_start=3"),
         ({"round_probabilities": (0.5, 0.6)}, "round_probabilities"),
         ({"validation": {"every": -1}}, "validation.every=-1"),
+        ({"seed": -1}, "seed=-1: expected 0 to"),
+        ({"log_every": 0}, "log_every=0: expected 1 or more"),
+        ({"num_workers": -1}, "num_workers=-1"),
+        ({"max_nonfinite_steps": -1}, "max_nonfinite_steps=-1"),
+        ({"ema_decay": 2}, "ema_decay=2.0: expected 0 to 1"),
+        ({"clip_norm": 0}, "clip_norm=0.0: expected more than 0"),
+        ({"data_weights": {"a": 0, "b": 0}}, "data_weights=.*at least one of them more than 0"),
+        ({"data_weights": {"a": 1, "b": -1}}, "data_weights=.*numbers of 0 or more"),
+        ({"round_probabilities": (1.5, -0.5)}, "round_probabilities=.*numbers of 0 or more"),
         ({"stages": [{"first_step": 1, "crop_size": 16, "batch_size": 1}]}, "stages start at"),
     ],
 )
@@ -65,3 +74,52 @@ def test_an_unknown_field_is_refused(tmp_path):
     path.write_text("learning_rates: 1")
     with pytest.raises(ValueError, match="learning_rates"):
         PretrainConfig.from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("batch_size: four", "batch_size='four': expected an integer"),
+        ("batch_size: 1.5", "batch_size=1.5: expected an integer"),
+        ("batch_size: true", "batch_size=True: expected an integer"),
+        ("learning_rate: .nan", "learning_rate=nan: expected a number"),
+        ("bf16: maybe", "bf16='maybe': expected true or false"),
+        ("out_dir:", "out_dir=None: expected a string"),
+        ("stage: both", "stage='both': expected one of prompted, mae, words"),
+        ("model: small", "model='small': expected fields with values"),
+        ("model:", "model=None: expected fields with values"),
+        ("model: {depth: deep}", "model.depth='deep': expected an integer"),
+        ("model: {num_heads: 0}", "model.num_heads=0: expected 1 or more"),
+        ("model: {stem_depths: [1, 2]}", r"model.stem_depths=\[1, 2\]: expected a list of 3"),
+        ("model: {width: 3}", "unknown field.* model.width in ModelConfig"),
+        ("validation: 3", "validation=3: expected fields with values"),
+        ("mae: 3", "mae=3: expected fields with values"),
+        ("round_probabilities: 1.0", "round_probabilities=1.0: expected a list"),
+        ("stages: [{first_step: 0, crop: 64}]", r"unknown field.* stages\[0\].crop in CropStage"),
+        ("stages: [{first_step: 0}]", r"missing field.* stages\[0\].crop_size, stages\[0\].batch_size"),
+        ("data_weights: [a]", "data_weights=.*: expected names with values"),
+        ("data_weights: {a: much}", "data_weights.a='much': expected a number"),
+        ("a: [1\nb: 2", "is not YAML"),
+        ("[1, 2]", r"holds \[1, 2\]: expected fields"),
+    ],
+)
+def test_a_value_that_is_not_what_its_field_expects_is_refused_by_file_name_and_value(tmp_path, line, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(line)
+    with pytest.raises(ValueError, match=message) as refusal:
+        PretrainConfig.from_file(path)
+    assert str(refusal.value).startswith(str(path)) and "\n" not in str(refusal.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    for path, message in ((tmp_path / "none.yaml", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(ValueError, match=message):
+            PretrainConfig.from_file(path)
+
+
+def test_numbers_that_yaml_reads_as_strings_are_numbers(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("learning_rate: 1e-3\nmax_steps: 2e4\ndata_weights: {a: 1}\nmodel: {mlp_ratio: 2}\n")
+    recipe = PretrainConfig.from_file(path)
+    assert (recipe.learning_rate, recipe.max_steps, recipe.data_weights) == (1e-3, 20000, {"a": 1.0})
+    assert [type(v) for v in (recipe.max_steps, recipe.model.mlp_ratio)] == [int, float]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +26,7 @@ from promptseg.training.config import PretrainConfig
 from promptseg.training.distributed import start, whole
 from promptseg.training.loop import Trainer, pretrain, setup
 from promptseg.training.optimisation import optimizer_tensors
+from promptseg.training.run_folder import RunError
 
 FORK = multiprocessing.get_context("fork")
 
@@ -218,6 +221,37 @@ def test_steps_that_are_not_finite_may_come_now_and_then(make_config):
     assert trainer.nonfinite_steps == 3
 
 
+def test_a_run_that_is_stopped_again_and_again_remembers_its_steps_that_were_not_finite(make_config):
+    config = make_config(max_nonfinite_steps=2)
+    for life in range(3):
+        trainer = setup(config)
+        batches = next(trainer._steps())
+        broken = [{**b, "image": torch.full_like(b["image"], float("nan"))} for b in batches]
+        if life == 2:
+            with pytest.raises(RunError, match="more than 2 of 20 steps"):
+                trainer.train_step(broken)
+        else:
+            trainer.train_step(broken)
+            trainer.save()
+
+
+def test_small_crops_are_not_computed_in_bfloat16_on_a_cpu_and_the_log_says_why(make_config, monkeypatch, caplog):
+    monkeypatch.setattr("promptseg.training.training_state.preferred_dtype", lambda _: torch.bfloat16)
+    caplog.set_level("INFO")
+    sizes = [{"first_step": step, "crop_size": size, "batch_size": 1} for step, size in ((0, 16), (1, 32))]
+    model = dataclasses.replace(make_config().model, tile_size=32)
+    trainer = setup(make_config(bf16=True, stages=sizes, model=model))
+    assert "computed in float32" in caplog.text
+    found = []
+    for step in range(2):
+        trainer.step = step
+        found.append(trainer.is_in_bf16)
+    assert found == [False, True]
+    trainer.step = 0
+    for batches in islice(trainer._steps(), 1):
+        assert math.isfinite(trainer.train_step(batches)["norm"])
+
+
 def test_a_run_leaves_a_loadable_model_a_log_pictures_and_few_checkpoints(make_config):
     config = make_config(
         max_steps=4, save_every_steps=1, validation={"every": 2, "crops_per_group": 2, "clicks": 2, "pictures": 1}
@@ -240,7 +274,7 @@ def test_a_run_is_not_touched_by_resume_never_nor_silently_replaced(make_config)
     with pytest.raises(ValueError, match="holds a run at step 1"):
         setup(config, resume="never")
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, embed_dim=48))
-    with pytest.raises(ValueError, match="does not fit this configuration"):
+    with pytest.raises(ValueError, match="model.embed_dim=48, not 24"):
         setup(other)
     started = time.monotonic()
     assert pretrain(config).step == 1, "a finished run has nothing left to do"
