@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from promptseg.models import image_encoder
-from promptseg.training import loop
 from promptseg.training.loop import Trainer, setup
 
 MAE = {"decoder_dim": 24, "decoder_heads": 2, "decoder_depth": 1}
@@ -92,8 +91,10 @@ def test_checkpointed_activations_give_the_same_gradients(make_config, monkeypat
 
 @pytest.mark.parametrize("bf16", [True, False])
 def test_a_step_is_computed_in_bfloat16_where_that_is_asked_for_and_fast(make_config, monkeypatch, bf16):
-    monkeypatch.setattr(loop, "preferred_dtype", lambda _: torch.bfloat16)
-    trainer = setup(make_config(bf16=bf16))
+    monkeypatch.setattr("promptseg.training.training_state.preferred_dtype", lambda _: torch.bfloat16)
+    crops = [{"first_step": 0, "crop_size": 32, "batch_size": 1}]  # smaller ones are never
+    model = dataclasses.replace(make_config().model, tile_size=32)
+    trainer = setup(make_config(bf16=bf16, stages=crops, model=model))
     found = []
 
     def record(*_):
