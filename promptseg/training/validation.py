@@ -50,6 +50,10 @@ class ValidationConfig:
                 raise ValueError(f"validation.{name}={getattr(self, name)}: expected {smallest} or more")
 
 
+class Abandoned(Exception):
+    """A measurement was not brought to its end, on request."""
+
+
 class Validator:
     """Fixed crops of the validation fold and how they are measured, spread over the processes.
 
@@ -68,17 +72,19 @@ class Validator:
     @torch.no_grad()
     def measure(
         self, wrapped: nn.Module, folder: Path | None = None, must_stop: Callable[[], bool] = lambda: False
-    ) -> dict[str, float] | None:
+    ) -> dict[str, float]:
         """Plays the clicks.
 
         Args:
             wrapped: prompted training, as wrapped for distribution; all processes have to call this.
             folder: for pictures, made if missing; None for none.
-            must_stop: asked before each crop, with the same answer on every process; abandons the measurement.
+            must_stop: asked before each crop, with the same answer on every process.
 
         Returns:
             ``val_dice1``, ...: mean over data sets, and ``val_dice1/GROUP``, ... for each; the same on every process.
-            None if it was abandoned.
+
+        Raises:
+            Abandoned: if ``must_stop`` says so.
         """
         world, rank = self.process.world_size, self.process.rank
         was_training = wrapped.training
@@ -89,7 +95,7 @@ class Validator:
         for turn in range(-(-len(self.samples) // world)):  # the same number of forwards on every process
             if must_stop():
                 wrapped.train(was_training)
-                return None
+                raise Abandoned
             number = turn * world + rank
             sample = self.samples[min(number, len(self.samples) - 1)]
             parts = {n: getattr(sample, n) for n in ("image", "targets", "spacing_mm", "is_known")}
