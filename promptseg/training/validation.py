@@ -6,6 +6,7 @@ A cheap indicator between checkpoints. What a release reports comes from :mod:`p
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from .reading import read_pool
 if TYPE_CHECKING:
     from .config import PretrainConfig
 
+logger = logging.getLogger(__name__)
 LEGEND = ("missed", "too much", "right")
 
 
@@ -108,7 +110,11 @@ class Validator:
                 dice = dice_score((logits > 0) & batch["is_known"], batch["targets"][0])
                 sums[f"{sample.source}/{click}"] += float(dice.mean())
             if folder is not None and number < self.config.validation.pictures:
-                _draw(sample, result.logits[-1, 0], result.points[0], result.labels[0], folder / f"{number:02d}.png")
+                path = folder / f"{number:02d}.png"
+                try:
+                    _draw(sample, result.logits[-1, 0], result.points[0], result.labels[0], path)
+                except OSError as error:  # on one process of several; the next save ends the run on all of them
+                    logger.warning("%s cannot be written (%s); validation goes on without it", path, error)
         wrapped.train(was_training)
         return _averages(sum_over_ranks(sums), groups, clicks)
 
