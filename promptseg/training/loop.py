@@ -22,7 +22,7 @@ from .run_folder import held, on_main, writing
 from .run_identity import refuse_another_run
 from .signals import calling_on_signals, leave_signals_and_locks_to_the_trainer
 from .training_state import CHECKPOINTS_NAME, TrainingState
-from .validation import Validator
+from .validation import Abandoned, Validator
 
 logger = logging.getLogger(__name__)
 _EARLIER_CHECKPOINT = "checkpoint.pt"
@@ -54,6 +54,8 @@ class Trainer(TrainingState):
         try:
             folder = self.out_dir / "pictures" / f"step-{self.step:08d}"
             return validator.measure(self.wrapped, folder, lambda: any_rank(self.stop_requested)[0])
+        except Abandoned:
+            return None
         finally:
             self.average.swap()
 

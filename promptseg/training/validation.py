@@ -6,6 +6,7 @@ A cheap indicator between checkpoints. What a release reports comes from :mod:`p
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from .reading import read_pool
 if TYPE_CHECKING:
     from .config import PretrainConfig
 
+logger = logging.getLogger(__name__)
 LEGEND = ("missed", "too much", "right")
 
 
@@ -50,6 +52,10 @@ class ValidationConfig:
                 raise ValueError(f"validation.{name}={getattr(self, name)}: expected {smallest} or more")
 
 
+class Abandoned(Exception):
+    """A measurement was not brought to its end, on request."""
+
+
 class Validator:
     """Fixed crops of the validation fold and how they are measured, spread over the processes.
 
@@ -68,17 +74,19 @@ class Validator:
     @torch.no_grad()
     def measure(
         self, wrapped: nn.Module, folder: Path | None = None, must_stop: Callable[[], bool] = lambda: False
-    ) -> dict[str, float] | None:
+    ) -> dict[str, float]:
         """Plays the clicks.
 
         Args:
             wrapped: prompted training, as wrapped for distribution; all processes have to call this.
             folder: for pictures, made if missing; None for none.
-            must_stop: asked before each crop, with the same answer on every process; abandons the measurement.
+            must_stop: asked before each crop, with the same answer on every process.
 
         Returns:
             ``val_dice1``, ...: mean over data sets, and ``val_dice1/GROUP``, ... for each; the same on every process.
-            None if it was abandoned.
+
+        Raises:
+            Abandoned: if ``must_stop`` says so.
         """
         world, rank = self.process.world_size, self.process.rank
         was_training = wrapped.training
@@ -89,7 +97,7 @@ class Validator:
         for turn in range(-(-len(self.samples) // world)):  # the same number of forwards on every process
             if must_stop():
                 wrapped.train(was_training)
-                return None
+                raise Abandoned
             number = turn * world + rank
             sample = self.samples[min(number, len(self.samples) - 1)]
             parts = {n: getattr(sample, n) for n in ("image", "targets", "spacing_mm", "is_known")}
@@ -102,7 +110,11 @@ class Validator:
                 dice = dice_score((logits > 0) & batch["is_known"], batch["targets"][0])
                 sums[f"{sample.source}/{click}"] += float(dice.mean())
             if folder is not None and number < self.config.validation.pictures:
-                _draw(sample, result.logits[-1, 0], result.points[0], result.labels[0], folder / f"{number:02d}.png")
+                path = folder / f"{number:02d}.png"
+                try:
+                    _draw(sample, result.logits[-1, 0], result.points[0], result.labels[0], path)
+                except OSError as error:  # on one process of several; the next save ends the run on all of them
+                    logger.warning("%s cannot be written (%s); validation goes on without it", path, error)
         wrapped.train(was_training)
         return _averages(sum_over_ranks(sums), groups, clicks)
 

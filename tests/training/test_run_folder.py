@@ -112,3 +112,12 @@ def _fail_on_main(folder: Path) -> str:
 def test_what_fails_on_the_main_process_ends_the_others_too(run_processes, tmp_path):
     said = run_processes(2, _fail_on_main, tmp_path)
     assert "Read-only file system" in said[0] and said[1] == "the main process failed; its message says why"
+
+
+def test_a_picture_that_cannot_be_written_does_not_end_the_run(make_config, monkeypatch, caplog):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("promptseg.training.validation._draw", fail)
+    trainer = pretrain(make_config(max_steps=2, validation={"every": 2, "crops_per_group": 1, "clicks": 1}))
+    assert trainer.step == 2 and "validation goes on without it" in caplog.text
