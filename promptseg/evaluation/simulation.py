@@ -18,6 +18,8 @@ from .prompts import Stroke
 
 SCRIBBLE_SHARE = 0.6
 """Share of the centre line that a scribble covers; people do not draw to the very ends."""
+MAX_DISTURBANCES = 8
+"""Noises that are tried: one that hardly reaches the object's surface cannot disturb it enough."""
 
 
 def generator_for(seed: int, *names: object) -> np.random.Generator:
@@ -163,9 +165,23 @@ def corrupt_mask(truth: TrueObject, generator: np.random.Generator, target_dice:
     mask = truth.crop(low, high)
     signed = distance_to_outside(mask, truth.spacing_mm)
     signed = signed - distance_to_outside(~mask, truth.spacing_mm, border_is_outside=False)
-    noise = gaussian_filter(generator.normal(size=mask.shape), 0.4 * radius_mm / truth.spacing_mm)
-    noise = (noise - noise.mean()) / max(float(noise.std()), 1e-12)
-    noise += float(generator.choice([-0.3, 0.3]))
+    corrupted = mask
+    for _ in range(MAX_DISTURBANCES):
+        noise = gaussian_filter(generator.normal(size=mask.shape), 0.4 * radius_mm / truth.spacing_mm)
+        noise = (noise - noise.mean()) / max(float(noise.std()), 1e-12)
+        noise += float(generator.choice([-0.3, 0.3]))
+        corrupted = _disturbed(mask, signed, noise, radius_mm, target_dice)
+        if dice(mask, corrupted) < target_dice + 0.01:
+            break
+    whole = np.zeros(truth.image_shape, dtype=bool)
+    whole[slices(low, high)] = corrupted
+    return whole
+
+
+def _disturbed(
+    mask: np.ndarray, signed: np.ndarray, noise: np.ndarray, radius_mm: float, target_dice: float
+) -> np.ndarray:
+    """The mask of a signed distance field with as much noise as leaves it a Dice of at least the target."""
     weak, strong = 0.0, 8.0 * radius_mm
     for _ in range(24):
         amount = (weak + strong) / 2
@@ -174,10 +190,7 @@ def corrupt_mask(truth: TrueObject, generator: np.random.Generator, target_dice:
             strong = amount
         else:
             weak = amount
-    corrupted = signed + np.clip(weak * noise, -0.9 * radius_mm, 0.5 * radius_mm) > 0
-    whole = np.zeros(truth.image_shape, dtype=bool)
-    whole[slices(low, high)] = corrupted
-    return whole
+    return signed + np.clip(weak * noise, -0.9 * radius_mm, 0.5 * radius_mm) > 0
 
 
 def jitter_point(
