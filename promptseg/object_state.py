@@ -163,33 +163,26 @@ def correct_object(interaction: Interaction, state: ObjectState, new: Round) -> 
     """The object after one more prompt; only what may have changed is rendered again."""
     prompts = new.prompts
     drawing = interaction.correct(state.drawing, prompts, new.box, new.includes)
-    if prompts.mask is not None:
-        return _correct_given(interaction, state, drawing, prompts)
-    if drawing.changed is None or drawing.canvas.level != state.drawing.canvas.level:
+    reach = drawing.changed if drawing.canvas.level == state.drawing.canvas.level else None
+    if reach is None and prompts.mask is None:
         after = state_of(interaction.lattice, drawing, prompts)
         return replace(after, changed=changed_box(state, after))
     shape = np.array(interaction.lattice.shape)
     canvas = drawing.canvas.enforce(prompts.points, prompts.labels)
-    low, high = drawing.changed
+    low, high = (np.zeros(3), shape) if reach is None else reach
     region = (np.clip(np.floor(low), 0, shape).astype(int), np.clip(np.ceil(high), 0, shape).astype(int))
     drawn = NativeMask.of_canvas(canvas, shape, region)
-    mask = state.mask.replaced(region, drawn).with_clicks(prompts.points, prompts.labels, shape)
+    if prompts.mask is None:
+        mask = state.mask.replaced(region, drawn)
+    else:  # the user's own mask is finer than what is drawn: it changes where the drawing does
+        mask = state.mask.changed_as(NativeMask.of_canvas(state.drawing.canvas, shape, region), drawn)
+    mask = mask.with_clicks(prompts.points, prompts.labels, shape)
     after = ObjectState(prompts, replace(drawing, canvas=canvas, candidates=()), mask, region)
     clicked = np.clip(np.rint(prompts.points), 0, shape - 1).astype(int)
     for voxel in clicked:  # those of a mask that was handed over may lie elsewhere
         if state.mask.value(voxel) != mask.value(voxel):
             region = union_box(region, (voxel, voxel + 1))
     return replace(after, changed=changed_box(state, after, region))
-
-
-def _correct_given(interaction: Interaction, state: ObjectState, drawing: Drawing, prompts: PromptSet) -> ObjectState:
-    """A mask that was handed over, changed where the drawing has: elsewhere it stays, finer than any level shows it."""
-    shape = np.array(interaction.lattice.shape)
-    canvas = drawing.canvas.enforce(prompts.points, prompts.labels)
-    before, drawn = (NativeMask.of_canvas(c, shape) for c in (state.drawing.canvas, canvas))
-    mask = state.mask.changed_as(before, drawn).with_clicks(prompts.points, prompts.labels, shape)
-    after = ObjectState(prompts, replace(drawing, canvas=canvas, candidates=()), mask, mask.box)
-    return replace(after, changed=changed_box(state, after))
 
 
 def changed_box(before: ObjectState, after: ObjectState, region: Box | None = None) -> Box:

@@ -216,6 +216,25 @@ def warn_of_strange_extent(shape: tuple[int, ...], spacing_mm: np.ndarray, sourc
         )
 
 
+def warn_of_unknown_orientation(source: str, orientation: str, reason: str, cure: str) -> None:
+    """Says that it is not known where left and right are in an image.
+
+    Args:
+        source: path or kind.
+        orientation: what its axes are read as, such as ``LAS``.
+        reason: what is missing.
+        cure: what the user can do.
+    """
+    logger.warning(
+        "%s: orientation unknown: %s, so left and right are guessed (its axes are read as %s); %s, or give the array "
+        "with affine=",
+        source,
+        reason,
+        orientation,
+        cure,
+    )
+
+
 @functools.cache
 def warn_of_missing_spacing() -> None:
     """Says, once per process, that an array without affine and spacing is taken to have voxels of 1 mm."""

@@ -24,6 +24,11 @@ def wild_values(
     return tuple(v for v in values if v in ignore or not (unnamed_are_objects or v in names))
 
 
+def object_rows(rows: np.ndarray, wild: Sequence[int]) -> np.ndarray:
+    """Those of the rows (L, 10) of a case's labels, see LABEL_COLUMNS, that are objects to draw."""
+    return rows[(rows[:, 1] >= MIN_VOXELS) & ~np.isin(rows[:, 0], list(wild))]
+
+
 @dataclass(frozen=True)
 class LabelPlan:
     """How a case's label map becomes the sampler's.
@@ -74,15 +79,15 @@ class LabelPlan:
                 spacing = spacing_mm * step
                 step = step * np.where(spacing <= 1.5 * spacing.min(), 2, 1)
         values = rows[:, 0].tolist()
-        unused = iter(sorted(set(range(1, TISSUE)) - set(values)))
+        taken = set(values)
+        unused = (value for value in range(1, TISSUE) if value not in taken)
         spare = IGNORED - TISSUE - 1  # values beyond these share a number: to be painted alike
         renumbering = [(v, (IGNORED if v in ignore else TISSUE) + min(n, spare)) for n, v in enumerate(wild)]
         beyond = [v for v in values if v not in wild and not 0 < v < TISSUE]
         renumbering += [(v, next(unused, TISSUE + spare)) for v in beyond]
-        objects = {v for v in values if v not in wild} - {v for v, new in renumbering if new >= TISSUE}
-        is_object = (rows[:, 1] >= MIN_VOXELS) & np.isin(rows[:, 0], list(objects))
+        rows = object_rows(rows, [v for v, new in renumbering if new >= TISSUE])
         return cls(
-            rows=rows[is_object],
+            rows=rows,
             foreground=(foreground - low) // step,
             low=tuple(low.tolist()),
             step=tuple(step.tolist()),

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..io.locks import locked
 from .catalog import Case, Catalog
 from .catalog_check import find_duplicates, find_split_patients
 from .check_report import Finding
@@ -194,7 +195,7 @@ def _keep_or_prepare(catalog: Catalog, case: Case, root: Path, config: StoreConf
         if not bad:
             return "kept"
         logger.warning("%s: %s is damaged and is made again", case.key, ", ".join(bad))
-    with _lock(root / ".writing", is_shared=True):
+    with locked(root / ".writing", is_shared=True, waits=True):
         draft = root / ".drafts" / uuid.uuid4().hex
         draft.mkdir(parents=True)
         try:
@@ -258,8 +259,10 @@ def _locked(root: Path) -> Iterator[None]:
         raise ValueError(f"{root} is neither empty nor a store: give another folder")
     root.mkdir(parents=True, exist_ok=True)
     try:
-        with _lock(root / ".lock", waits=False):
-            with _lock(root / ".writing"):  # workers of a killed run end with it, but may be in the middle of a case
+        with locked(root / ".lock"):
+            with locked(
+                root / ".writing", waits=True
+            ):  # workers of a killed run end with it, but may be in the middle of a case
                 shutil.rmtree(root / ".drafts", ignore_errors=True)
             try:
                 yield
@@ -267,20 +270,3 @@ def _locked(root: Path) -> Iterator[None]:
                 shutil.rmtree(root / ".drafts", ignore_errors=True)
     except BlockingIOError as error:
         raise ValueError(f"another run is writing to {root}: wait for it to end") from error
-
-
-@contextmanager
-def _lock(path: Path, is_shared: bool = False, waits: bool = True) -> Iterator[None]:
-    """Holds a lock on a file, which goes with the process however it ends.
-
-    Raises:
-        BlockingIOError: if another process holds it and ``waits`` is false.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock: two runs at a time are the user's to avoid there
-        yield
-        return
-    with path.open("w") as stream:
-        fcntl.flock(stream, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | (0 if waits else fcntl.LOCK_NB))
-        yield

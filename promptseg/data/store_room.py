@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
-"""What the system says of a full disk, and of a quota that is used up."""
+from ..io.atomic import NO_ROOM
 
 
 class NoRoomError(OSError):
@@ -24,7 +22,7 @@ class NoRoomError(OSError):
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that the disk is full."""
-    return isinstance(error, OSError) and error.errno in FULL
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def check_room(path: Path, array: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..io.locks import locked
 from .store import FORMAT
 from .store_address import local_folder, overlap
 from .store_files import flush
@@ -143,21 +144,12 @@ def _written_beside(target: Path, address: str) -> Iterator[Path]:
 
 @contextmanager
 def _held(folder: Path, address: str) -> Iterator[None]:
-    """Holds a folder against other exports; the lock goes with the process, however it ends."""
+    """Holds a folder against other exports."""
     try:
-        import fcntl
-    except ImportError:  # Windows has no flock: two exports at a time are the user's to avoid there
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another export is writing to {address}: wait for it to end") from error
-        yield
-    finally:
-        os.close(descriptor)
+        with locked(folder):
+            yield
+    except BlockingIOError as error:
+        raise ValueError(f"another export is writing to {address}: wait for it to end") from error
 
 
 def _flush(folder: Path) -> None:

@@ -22,7 +22,7 @@ from ..preprocessing import IntensityMapping, PreprocessingConfig
 from .catalog import Case, Catalog
 from .crops import PyramidLevel, TrainingVolume, build_pyramid
 from .label_maps import read_labels
-from .label_plan import MIN_VOXELS, LabelPlan, wild_values
+from .label_plan import LabelPlan, object_rows, wild_values
 from .pool import TrainingPool
 from .reading import grid_difference, read_grid
 from .store_address import open_store
@@ -73,7 +73,7 @@ class StoreVolumes(Sequence[TrainingVolume]):
     def labelled_images(self) -> StoreVolumes:
         """Those with an image and an object to draw, as the store's index tells."""
         return StoreVolumes(
-            [case for case in self.cases if case.has_image and case.has_label and len(_object_rows(case))],
+            [case for case in self.cases if case.has_image and case.has_label and _has_objects(case)],
             self.preprocessing,
             self.max_open,
         )
@@ -176,10 +176,8 @@ def _wild_values_of(case: StoreCase) -> tuple[int, ...]:
     return wild_values(case.record["labels"][:, 0].tolist(), names, info["ignore"], is_object)
 
 
-def _object_rows(case: StoreCase) -> np.ndarray:
-    """The rows of a case's labels, see LABEL_COLUMNS, that are objects."""
-    rows = case.record["labels"]
-    return rows[(rows[:, 1] >= MIN_VOXELS) & ~np.isin(rows[:, 0], list(_wild_values_of(case)))]
+def _has_objects(case: StoreCase) -> bool:
+    return len(object_rows(case.record["labels"], _wild_values_of(case))) > 0
 
 
 def load_volume(catalog: Catalog, case: Case, preprocessing: PreprocessingConfig) -> TrainingVolume:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What the system says of a full disk, a quota that is used up, and a file that is longer than it takes."""
 
 
 @contextmanager
@@ -83,7 +84,7 @@ def _explained(error: OSError, target: Path, shown: str) -> Exception:
     """The error with the path and the cure in its message."""
     if error.errno in _NO_PERMISSION:
         return ValueError(f"{shown}: no permission to write in {str(target.parent)!r}; choose another folder")
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         message = (
             f"{shown}: no room on the disk of {str(target.parent)!r} ({_free_megabytes(target.parent)}, "
             f"{os.strerror(error.errno)}); nothing was written: free some space, or choose another disk"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..volume import Volume
-from ..volume_checks import warn_of_strange_extent
+from ..volume_checks import warn_of_strange_extent, warn_of_unknown_orientation
 
 logger = logging.getLogger(__name__)
 
@@ -97,12 +97,8 @@ def volume_from_itk(image: Any, source: str) -> Volume:
     volume = Volume(sitk.GetArrayFromImage(image).T, geometry.affine, source, geometry, is_known)
     warn_of_strange_extent(volume.shape, volume.spacing_mm, source)
     if not is_known:
-        logger.warning(
-            "%s: orientation unknown: its file does not say how its axes run, so left and right are guessed (they are "
-            "read as %s); write it with a space and directions, or give its array with affine=",
-            source,
-            volume.orientation,
-        )
+        reason = "its file does not say how its axes run"
+        warn_of_unknown_orientation(source, volume.orientation, reason, "write it with a space and directions")
     return volume
 
 

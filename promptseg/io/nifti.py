@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 
 from ..volume import Volume
-from ..volume_checks import block_slices, warn_of_strange_extent
+from ..volume_checks import block_slices, warn_of_strange_extent, warn_of_unknown_orientation
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +104,8 @@ def volume_from_nibabel(image: Any, source: str) -> Volume:
     volume = Volume(voxels, affine, source, None if header is None else header.copy(), is_known)
     warn_of_strange_extent(volume.shape, volume.spacing_mm, source)
     if not is_known:
-        logger.warning(
-            "%s: orientation unknown: its header has no valid transform, so left and right are guessed (its axes are "
-            "read as %s); set the header's sform or qform, or give the array with affine=",
-            source,
-            volume.orientation,
-        )
+        reason = "its header has no valid transform"
+        warn_of_unknown_orientation(source, volume.orientation, reason, "set the header's sform or qform")
     return volume
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch.distributed.checkpoint.api import CheckpointException
 
+from ..io.locks import locked
 from .distributed import Process, any_rank
 
 logger = logging.getLogger(__name__)
@@ -76,40 +77,32 @@ def held(folder: str | Path, process: Process) -> Iterator[None]:
     Raises:
         RunError: if another run holds it, or it cannot be written.
     """
-    descriptors: list[int] = []
-    on_main(process, lambda: descriptors.extend(_locked(Path(folder))))
-    _held.update(descriptors)
-    try:
+    with contextlib.ExitStack() as locks:
+        on_main(process, lambda: locks.enter_context(_locked(Path(folder))))
         yield
-    finally:
-        _held.difference_update(descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
-def _locked(folder: Path) -> list[int]:
-    """Descriptors of the folder's lock; none where there are no locks."""
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock: two runs at a time are the user's to avoid there
-        return []
-    with writing(folder):
-        descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno in _WITHOUT_LOCKS:
-            logger.warning("%s is on a file system without locks: do not start a second run there", folder)
-            return []
-        if isinstance(error, BlockingIOError):
+    with contextlib.ExitStack() as stack:
+        descriptor: int | None = None
+        try:
+            descriptor = stack.enter_context(locked(folder / LOCK_NAME))
+        except BlockingIOError as error:
             raise RunError(
                 f"{folder}: another run is writing there; wait for it to end, or choose another --out-dir (out_dir)"
             ) from error
-        raise
-    return [descriptor]
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise _unwritable(folder, error) from error
+            logger.warning("%s is on a file system without locks: do not start a second run there", folder)
+        _held.update(() if descriptor is None else (descriptor,))
+        try:
+            yield
+        finally:
+            _held.difference_update((descriptor,))
 
 
 def leave_locks() -> None:

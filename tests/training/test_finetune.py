@@ -21,7 +21,7 @@ from promptseg.structures import known_words, text_tokens, understand
 from promptseg.training.finetune import Finetuner, finetune, read_report
 from promptseg.training.finetune_config import FinetuneConfig
 from promptseg.training.finetune_data import View, find_cases, load_case
-from promptseg.training.finetune_episode import choose_targets, play_episode, validate_crops
+from promptseg.training.finetune_episode import play_episode, validate_crops
 from promptseg.training.finetune_views import ViewCache, hash_of
 
 from .. import toy_text
@@ -328,27 +328,6 @@ def test_batches_are_a_function_of_seed_and_step(data: Path) -> None:
         assert torch.equal(a.shares, b.shares)
     assert [first.is_automatic(s) for s in range(20)] == [second.is_automatic(s) for s in range(20)]
     assert 3 < sum(first.is_automatic(s) for s in range(20)) < 17
-
-
-def test_absent_labels_are_asked_for_in_automatic_mode_only() -> None:
-    labels = torch.zeros(32, 32, 32, dtype=torch.int32)
-    labels[4:12, 4:12, 4:12] = 1
-    view = View(torch.zeros(1, 32, 32, 32), labels, torch.ones(3))
-    rng = np.random.default_rng(0)
-    asked = [choose_targets(view, [1, 2], 1, rng, True, 1) for _ in range(60)]
-    empty = [int(numbers[0]) for targets, numbers in asked if not targets.any()]
-    assert empty
-    assert set(empty) == {1}
-    assert all(choose_targets(view, [1, 2], 2, rng, False, 1)[0].flatten(1).any(dim=1).all() for _ in range(20))
-
-
-def test_several_objects_of_a_crop_are_different_labels_as_far_as_there_are_some() -> None:
-    labels = torch.zeros(32, 32, 32, dtype=torch.int32)
-    labels[:10], labels[20:] = 1, 2
-    view = View(torch.zeros(1, 32, 32, 32), labels, torch.ones(3))
-    rng = np.random.default_rng(0)
-    assert all(sorted(choose_targets(view, [1, 2], 2, rng, False, 1)[1]) == [0, 1] for _ in range(20))
-    assert all(len(choose_targets(view, [1, 2], 3, rng, False, 1)[1]) == 3 for _ in range(5))
 
 
 def test_episodes_differ_in_what_the_model_is_told(data: Path) -> None:
