@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .indexed import holdings
+
 if TYPE_CHECKING:
     from .crops import TrainingVolume
 
@@ -67,21 +69,22 @@ class BalancedObjects:
         holders: dict[str, dict[str, dict[int | None, list[int]]]] = defaultdict(lambda: defaultdict(dict))
         cases: dict[tuple[str, str], int] = defaultdict(int)
         for group, volumes in groups.items():
-            for number, volume in enumerate(volumes):
-                cases[volume.modality, group] += 1
-                for value in volume.objects or (None,):
-                    holders[volume.modality][group].setdefault(value, []).append(number)
+            for number, (modality, values) in enumerate(holdings(volumes)):
+                cases[modality, group] += 1
+                of_group = holders[modality][group]
+                for value in values or (None,):
+                    of_group.setdefault(value, []).append(number)
         sizes = {(m, g): weights[g] * n for (m, g), n in cases.items()}
         of_modality = temper({m: sum(sizes[m, g] for g in by_group) for m, by_group in holders.items()}, temperature)
         keys, shares, numbers = [], [], []
         for modality, by_group in holders.items():
-            of_group = temper({g: sizes[modality, g] for g in by_group}, temperature)
+            share_of = temper({g: sizes[modality, g] for g in by_group}, temperature)
             for group, by_label in by_group.items():
                 of_label = temper({v: len(found) for v, found in by_label.items()}, temperature)
                 for value, found in by_label.items():
                     keys.append((modality, group, value))
-                    shares.append(of_modality[modality] * of_group[group] * of_label[value])
-                    numbers.append(np.array(found))
+                    shares.append(of_modality[modality] * share_of[group] * of_label[value])
+                    numbers.append(np.array(found, dtype=np.int32))
         return cls(keys, np.array(shares), numbers)
 
     def draw_key(self, rng: np.random.Generator) -> int:

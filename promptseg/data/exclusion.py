@@ -27,11 +27,8 @@ class Exclusion:
     def __init__(self, cases: Iterable[Sequence[Structure]]) -> None:
         self._apart: set[frozenset[str]] = {frozenset(pair) for pair in combinations(REGIONS, 2)}
         self._decided: dict[tuple[str, str], bool] = {}
-        for structures in {id(case): case for case in cases}.values():
-            values: dict[str, set[int]] = {}
-            for structure in structures:
-                values.setdefault(structure.term_id, set()).update(structure.values)
-            shown = {term: found for term, found in values.items() if found}
+        for named in dict.fromkeys(tuple((s.term_id, s.values) for s in case if s.values) for case in cases):
+            shown = _by_term(named)  # once for all cases of a data set: the pairs of its terms are many
             pairs = (pair for pair in combinations(shown, 2) if shown[pair[0]].isdisjoint(shown[pair[1]]))
             self._apart.update(frozenset(pair) for pair in pairs)
 
@@ -58,9 +55,21 @@ class Exclusion:
             In the order of their keys; without such as no value excludes.
         """
         spoken = {structure.key for structure in structures}
+        shown = _by_term((s.term_id, s.values) for s in structures if s.values)
+        excluding: dict[str, tuple[int, ...]] = {}
         found = []
         for key in sorted(set(keys) - spoken):
-            excluding = (s.values for s in structures if s.values and self.excludes(s.term_id, key[0]))
-            if values := tuple(sorted({value for values in excluding for value in values})):
-                found.append((Structure(*key, (), False), values))
+            if key[0] not in excluding:
+                members = (values for term, values in shown.items() if self.excludes(term, key[0]))
+                excluding[key[0]] = tuple(sorted(set().union(*members)))
+            if excluding[key[0]]:
+                found.append((Structure(*key, (), False), excluding[key[0]]))
         return found
+
+
+def _by_term(named: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, set[int]]:
+    """Term -> label values, of all its sides and levels."""
+    values: dict[str, set[int]] = {}
+    for term, own in named:
+        values.setdefault(term, set()).update(own)
+    return values

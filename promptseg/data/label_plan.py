@@ -35,7 +35,6 @@ class LabelPlan:
 
     Attributes:
         rows: (L, 10) its objects, see LABEL_COLUMNS; values as in the case.
-        foreground: (V, 3) sampled voxels, of the sampler's map.
         low: first voxel of the case that the sampler's map has.
         step: voxels of the case from one voxel of the sampler's map to the next.
         shape: of the sampler's map.
@@ -43,7 +42,6 @@ class LabelPlan:
     """
 
     rows: np.ndarray
-    foreground: np.ndarray
     low: tuple[int, ...]
     step: tuple[int, ...]
     shape: tuple[int, ...]
@@ -53,7 +51,6 @@ class LabelPlan:
     def make(
         cls,
         rows: np.ndarray,
-        foreground: np.ndarray,
         shape: Sequence[int],
         spacing_mm: np.ndarray,
         has_image: bool,
@@ -64,7 +61,6 @@ class LabelPlan:
 
         Args:
             rows: (L, 10) of all values.
-            foreground: (V, 3) their sampled voxels.
             shape: of the case.
             spacing_mm: (3,) of the case.
             has_image: whether it has one.
@@ -88,12 +84,27 @@ class LabelPlan:
         rows = object_rows(rows, [v for v, new in renumbering if new >= TISSUE])
         return cls(
             rows=rows,
-            foreground=(foreground - low) // step,
             low=tuple(low.tolist()),
             step=tuple(step.tolist()),
             shape=tuple((-(-(high - low) // step)).tolist()),
             renumbering=tuple(renumbering),
         )
+
+    def objects(self, foreground: np.ndarray) -> dict[int, np.ndarray]:
+        """Sampled voxels of each object in the sampler's map, by the sampler's values.
+
+        Args:
+            foreground: (V, 3) sampled voxels of the case, in the order of its rows.
+        """
+        voxels = ((foreground - np.array(self.low)) // np.array(self.step)).astype(np.int16)
+        return {value: voxels[row[8] : row[9]] for value, row in zip(self.values, self.rows.tolist(), strict=True)}
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The sampler's values of the objects, in the order of their rows."""
+        new_values = dict(self.renumbering)
+        values: list[int] = self.rows[:, 0].tolist()
+        return tuple(new_values.get(value, value) for value in values)
 
     @property
     def slices(self) -> tuple[slice, ...]:

@@ -5,30 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .balance import BalancedObjects
 from .crops import TrainingVolume
+from .indexed import Indexed
 
 if TYPE_CHECKING:
     from .structures import Structure
 
 MIN_VOLUMES_LOOKED_AT = 200
 MAX_KEPT = 1024
-"""Volumes for which it is kept what their labels rule out, so that memory does not grow with the pool."""
+"""Kinds of volumes for which it is kept what their labels rule out, so that memory does not grow with the pool."""
 MIN_VOLUMES_THAT_SHOW = 2
 """Volumes that must label a structure for others to teach that they do not show it."""
-
-
-@runtime_checkable
-class KnowsLabelled(Protocol):
-    """Volumes that know which of them are images with labels, without opening each."""
-
-    def labelled_images(self) -> Sequence[TrainingVolume]:
-        """Those that are."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ class TrainingPool:
         """
         groups: dict[str, Sequence[TrainingVolume]] = {}
         for name, volumes in self.groups.items():
-            if isinstance(volumes, KnowsLabelled):
+            if isinstance(volumes, Indexed):
                 found = volumes.labelled_images()
             else:
                 found = [volume for volume in volumes if volume.levels and volume.objects]
@@ -95,9 +87,39 @@ class TrainingPool:
 
     def some_volumes(self) -> Iterator[TrainingVolume]:
         """Some evenly chosen volumes of each group, 200 to 400 of one that has as many: to tell what the pool is."""
+        for volumes, number in self._some_places():
+            yield volumes[number]
+
+    def _some_places(self) -> Iterator[tuple[Sequence[TrainingVolume], int]]:
         for volumes in self.groups.values():
             for number in range(0, len(volumes), max(1, len(volumes) // MIN_VOLUMES_LOOKED_AT)):
-                yield volumes[number]
+                yield volumes, number
+
+    @property
+    def _kinds(self) -> list[tuple[tuple[Structure, ...], int]]:
+        """Structures of :meth:`some_volumes`, and how many have the very same; found once, without opening those of
+        an index."""
+        if "_found_kinds" not in self.__dict__:
+            found: dict[int, tuple[tuple[Structure, ...], int]] = {}
+            for volumes, number in self._some_places():
+                is_indexed = isinstance(volumes, Indexed)
+                structures = volumes.structures_of(number) if is_indexed else volumes[number].structures
+                found[id(structures)] = structures, found.get(id(structures), (structures, 0))[1] + 1
+            self.__dict__["_found_kinds"] = list(found.values())
+        return self.__dict__["_found_kinds"]
+
+    def make_tables(self, temperature: float = 0.0, with_names: bool = True) -> None:
+        """Makes what draws look up, which else the first draw does: before loaders, which then share it, are started.
+
+        Args:
+            temperature: see :meth:`draw`.
+            with_names: structures are asked for by name.
+        """
+        if temperature:
+            self._balanced(temperature)
+        if with_names:
+            for structures, _ in self._kinds[:MAX_KEPT]:
+                self._elsewhere(structures)
 
     def askable(self, volume: TrainingVolume) -> tuple[Structure, ...]:
         """What can be asked for by name in a volume: of what is absent from it, only what several others show."""
@@ -109,23 +131,28 @@ class TrainingPool:
 
     def elsewhere(self, volume: TrainingVolume) -> list[tuple[Structure, tuple[int, ...]]]:
         """Structures that others show and a volume does not speak of, with the label values that exclude them."""
+        return self._elsewhere(volume.structures)
+
+    def _elsewhere(self, structures: tuple[Structure, ...]) -> list[tuple[Structure, tuple[int, ...]]]:
         from .exclusion import Exclusion
 
-        known = self.__dict__.setdefault("_elsewhere", {})
+        known = self.__dict__.setdefault("_known_elsewhere", {})
         if "_exclusion" not in self.__dict__:
-            self.__dict__["_exclusion"] = Exclusion(v.structures for v in self.some_volumes())
-        name = volume.dataset, volume.case
-        if name not in known:
+            self.__dict__["_exclusion"] = Exclusion(structures for structures, _ in self._kinds)
+        spoken = tuple((s.key, s.values) for s in structures)  # of a data set often the same for all volumes
+        if spoken not in known:
             if len(known) >= MAX_KEPT:
                 known.clear()
-            known[name] = self.__dict__["_exclusion"].elsewhere(volume.structures, self._shown)
-        return known[name]
+            known[spoken] = self.__dict__["_exclusion"].elsewhere(structures, self._shown)
+        return known[spoken]
 
     @property
     def _shown(self) -> frozenset[tuple[str, int, int]]:
         """Structures that several of :meth:`some_volumes` label; found once."""
         if "_shown_keys" not in self.__dict__:
-            counts = Counter(s.key for volume in self.some_volumes() for s in volume.structures if s.values)
+            counts: Counter[tuple[str, int, int]] = Counter()
+            for structures, number in self._kinds:
+                counts.update({s.key: number for s in structures if s.values})
             self.__dict__["_shown_keys"] = frozenset(k for k, n in counts.items() if n >= MIN_VOLUMES_THAT_SHOW)
         return self.__dict__["_shown_keys"]
 

@@ -59,6 +59,9 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         self.images_only, self.is_finished = images_only, is_finished
         self.real_from = real_from
         self.real_pool = pool.labelled_images() if real_from else pool
+        has_names = not images_only and config.upright_share > 0
+        for drawn in {id(p): p for p in (pool, self.real_pool)}.values():
+            drawn.make_tables(config.temperature, has_names)
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """Micro-batch ``number % accumulation`` of step ``number // accumulation``.

@@ -10,10 +10,12 @@ sample, up to the float16 of the pyramid.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, overload
 
 import numpy as np
@@ -22,7 +24,7 @@ from ..preprocessing import IntensityMapping, PreprocessingConfig
 from .catalog import Case, Catalog
 from .crops import PyramidLevel, TrainingVolume, build_pyramid
 from .label_maps import read_labels
-from .label_plan import LabelPlan, object_rows, wild_values
+from .label_plan import LabelPlan, wild_values
 from .pool import TrainingPool
 from .reading import grid_difference, read_grid
 from .store_address import open_store
@@ -71,12 +73,30 @@ class StoreVolumes(Sequence[TrainingVolume]):
         return volume
 
     def labelled_images(self) -> StoreVolumes:
-        """Those with an image and an object to draw, as the store's index tells."""
-        return StoreVolumes(
-            [case for case in self.cases if case.has_image and case.has_label and _has_objects(case)],
-            self.preprocessing,
-            self.max_open,
-        )
+        """See :class:`~promptseg.data.indexed.Indexed`."""
+        found = [
+            n for n, (case, held) in enumerate(zip(self.cases, self._held, strict=True)) if held and case.has_image
+        ]
+        volumes = StoreVolumes([self.cases[n] for n in found], self.preprocessing, self.max_open)
+        volumes.__dict__["_held"] = [self._held[n] for n in found]
+        return volumes
+
+    def holds(self, number: int) -> tuple[str, tuple[int, ...]]:
+        """See :class:`~promptseg.data.indexed.Indexed`."""
+        return self.cases[number].modality, self._held[number]
+
+    @cached_property
+    def _held(self) -> list[tuple[int, ...]]:
+        """Labels of each case that can be drawn, read from the index once; cases that hold the same share a tuple."""
+        known: dict[tuple[int, ...], tuple[int, ...]] = {}
+        plans = (_plan_of(case) for case in self.cases)
+        values = (plan.values if plan else () for plan in plans)
+        return [known.setdefault(held, held) for held in values]
+
+    def structures_of(self, number: int) -> tuple[Structure, ...]:
+        """See :class:`~promptseg.data.indexed.Indexed`."""
+        plan = _plan_of(self.cases[number])
+        return _structures_of(self.cases[number], plan) if plan else ()
 
 
 def open_pool(
@@ -103,10 +123,13 @@ def open_pool(
     """
     store = store if isinstance(store, Store) else open_store(store)
     groups: dict[str, Any] = {}
+    of_dataset: dict[str, list[StoreCase]] = defaultdict(list)
+    for case in store.select(fold=fold):
+        of_dataset[case.dataset].append(case)
     for group in weights:
         dataset, _, modality = group.partition(":")
-        found = store.select(fold=fold, dataset=dataset, modality=modality or None)
-        cases = [case for case in found if len(case.labels) or not skip_empty][:max_cases]
+        found = [case for case in of_dataset[dataset] if modality in ("", case.modality)]
+        cases = [case for case in found if not skip_empty or len(case.labels)][:max_cases]
         if not cases and skip_empty:
             continue
         if not cases:
@@ -154,30 +177,43 @@ def open_volume(case: StoreCase, preprocessing: PreprocessingConfig) -> Training
         for number, level in enumerate(case.record["pyramid"]["levels"], 1):
             image = StoredImage(CaseArray(case, f"level{number}"), tuple(level["shape"]))
             levels.append(PyramidLevel(image, np.array(level["spacing_mm"]), np.array(level["offset_mm"])))
-    if case.has_label:
-        info = case.dataset_info
-        names = {int(value): name for value, name in info["terms"].items()}
-        wild = _wild_values_of(case)
-        foreground = case.source.table(case.record, "foreground")
-        plan = LabelPlan.make(
-            case.record["labels"], foreground, case.shape, case.spacing_mm, case.has_image, wild, info["ignore"]
-        )
-        labels = StoredLabels(CaseArray(case, "label"), plan.low, plan.step, plan.shape, plan.renumbering)
-        unions = tuple(info["unions"].items())
-        structures = structures_of(names, unions, case.absent, case.annotated, case.complete)
-        return _volume(case, tuple(levels), labels, case.spacing_mm, plan, names, structures)
-    return _volume(case, tuple(levels), None, case.spacing_mm, None, {})
+    plan = _plan_of(case)
+    if plan is None:
+        return _volume(case, tuple(levels), None, case.spacing_mm)
+    labels = StoredLabels(CaseArray(case, "label"), plan.low, plan.step, plan.shape, plan.renumbering)
+    foreground = case.source.table(case.record, "foreground")
+    structures = _structures_of(case, plan)
+    return _volume(case, tuple(levels), labels, case.spacing_mm, plan, foreground, _names_of(case), structures)
 
 
-def _wild_values_of(case: StoreCase) -> tuple[int, ...]:
-    info = case.dataset_info
-    names = {int(value): name for value, name in info["terms"].items()}
+def _names_of(case: StoreCase) -> dict[int, str]:
+    return {int(value): name for value, name in case.dataset_info["terms"].items()}
+
+
+def _plan_of(case: StoreCase) -> LabelPlan | None:
+    """How a case's labels become the sampler's, from the index alone; None without labels."""
+    if not case.has_label:
+        return None
+    info, rows = case.dataset_info, case.record["labels"]
     is_object = case.instances or info["unnamed_values"] != "expected"
-    return wild_values(case.record["labels"][:, 0].tolist(), names, info["ignore"], is_object)
+    wild = wild_values(rows[:, 0].tolist(), _names_of(case), info["ignore"], is_object)
+    return LabelPlan.make(rows, case.shape, case.spacing_mm, case.has_image, wild, info["ignore"])
 
 
-def _has_objects(case: StoreCase) -> bool:
-    return len(object_rows(case.record["labels"], _wild_values_of(case))) > 0
+def _structures_of(case: StoreCase, plan: LabelPlan) -> tuple[Structure, ...]:
+    """What a case shows by name, with the sampler's values."""
+    unions = tuple(case.dataset_info["unions"].items())
+    found = structures_of(_names_of(case), unions, case.absent, case.annotated, case.complete)
+    return _renumbered(found, plan)
+
+
+def _renumbered(structures: tuple[Structure, ...], plan: LabelPlan) -> tuple[Structure, ...]:
+    new_values = dict(plan.renumbering)
+    if not new_values:
+        return structures  # the same object for all cases of a data set
+    return tuple(
+        replace(s, values=tuple(new_values.get(v, v) for v in s.values)) if s.values else s for s in structures
+    )
 
 
 def load_volume(catalog: Catalog, case: Case, preprocessing: PreprocessingConfig) -> TrainingVolume:
@@ -193,17 +229,18 @@ def load_volume(catalog: Catalog, case: Case, preprocessing: PreprocessingConfig
     levels = () if image is None else build_pyramid(image.array, image.spacing_mm, preprocessing)
     if found is None:
         assert image is not None, f"{case.key} has neither an image nor a label"
-        return _volume(case, levels, None, image.spacing_mm, None, {})
+        return _volume(case, levels, None, image.spacing_mm)
     array, spacing_mm = found.grid.array, (image or found.grid).spacing_mm
     entries, foreground = index_labels(array, case.key, StoreConfig.foreground_samples)
     rows = np.array(entries, dtype=np.int64).reshape(-1, len(LABEL_COLUMNS))
     is_object = case.instances or catalog.unnamed_values != "expected"
     wild = wild_values(rows[:, 0].tolist(), catalog.names, catalog.ignore, is_object)
-    plan = LabelPlan.make(rows, foreground, array.shape, spacing_mm, image is not None, wild, catalog.ignore)
+    plan = LabelPlan.make(rows, array.shape, spacing_mm, image is not None, wild, catalog.ignore)
     thinned = array[plan.slices]
     structures = structures_of(catalog.names, catalog.unions, case.absent, case.annotated, case.complete)
-    renumbered = renumber(np.ascontiguousarray(thinned), plan.renumbering)
-    return _volume(case, levels, renumbered, spacing_mm, plan, catalog.names, structures)
+    labels = renumber(np.ascontiguousarray(thinned), plan.renumbering)
+    shown = _renumbered(structures, plan)
+    return _volume(case, levels, labels, spacing_mm, plan, foreground, catalog.names, shown)
 
 
 def _volume(
@@ -211,24 +248,24 @@ def _volume(
     levels: tuple[PyramidLevel, ...],
     labels: Any,
     spacing_mm: np.ndarray,
-    plan: LabelPlan | None,
-    names: Mapping[int, str],
+    plan: LabelPlan | None = None,
+    foreground: np.ndarray | None = None,
+    names: Mapping[int, str] = MappingProxyType({}),
     structures: tuple[Structure, ...] = (),
 ) -> TrainingVolume:
-    new_values: dict[int, int] = dict(plan.renumbering) if plan else {}
-    entries: list[list[int]] = plan.rows.tolist() if plan else []
-    rows = [(new_values.get(row[0], row[0]), row) for row in entries]
+    if plan is None or foreground is None:
+        return TrainingVolume(case.name, case.dataset, case.modality, levels, None, spacing_mm)
+    new_values = dict(plan.renumbering)
+    sides_mm = ((plan.rows[:, 5:8] - plan.rows[:, 2:5]) * spacing_mm).max(axis=1, initial=0)
     return TrainingVolume(
         case=case.name,
         dataset=case.dataset,
         modality=case.modality,
         levels=levels,
         labels=labels,
-        spacing_mm=spacing_mm * (plan.step if plan else 1),
-        objects={value: plan.foreground[row[8] : row[9]].astype(np.int16) for value, row in rows} if plan else {},
-        extents_mm={value: float(((np.array(row[5:8]) - row[2:5]) * spacing_mm).max()) for value, row in rows},
+        spacing_mm=spacing_mm * plan.step,
+        objects=plan.objects(foreground),
+        extents_mm=dict(zip(plan.values, sides_mm.tolist(), strict=True)),
         names={new_values.get(value, value): name for value, name in names.items()},
-        structures=tuple(
-            replace(s, values=tuple(new_values.get(v, v) for v in s.values)) if s.values else s for s in structures
-        ),
+        structures=structures,
     )

@@ -14,6 +14,7 @@ import torch
 from promptseg.data import Catalog, Store, StoreConfig, prepare
 from promptseg.data.crops import IGNORED, TISSUE, TrainingVolume, crop_image, crop_labels
 from promptseg.data.pool import TrainingPool
+from promptseg.data.sample_stream import SampleStream
 from promptseg.data.sampler import SamplerConfig, draw_geometry, draw_sample
 from promptseg.data.store_views import StoredImage, StoredLabels, renumber
 from promptseg.data.store_zarr import export_zarr
@@ -26,6 +27,10 @@ from .conftest import describe, phantom, save_nifti
 PREPROCESSING = PreprocessingConfig()
 CONFIG = StoreConfig(chunk_size=32, block_size=8, preprocessing=PREPROCESSING)
 SAMPLER = SamplerConfig(crop_size=16, synthetic_share=0.0)
+
+
+def _sixteen(_: int) -> tuple[int, int]:
+    return 16, 1
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +293,34 @@ def test_a_store_knows_its_images_with_labels_without_opening_them(tmp_path: Pat
         assert [volume.case for volume in labelled.groups["mixed"]] == [full]
         rng = np.random.default_rng(0)
         assert all(labelled.draw(rng, temperature)[1] is not None for _ in range(20))
+
+
+def test_what_draws_look_up_is_made_of_the_index_before_loaders_start(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, store = data
+    weights = {"organs": 0.6, "maps": 0.2, "spine": 0.2}
+    expected = open_pool(store, weights, PREPROCESSING)
+    first = [expected.draw(np.random.default_rng(n), 2.0) for n in range(30)]
+    names = [expected.elsewhere(volume) for volume, _ in first]
+    pool = open_pool(store, weights, PREPROCESSING)
+    with monkeypatch.context() as patch:
+        patch.setattr("promptseg.data.volumes.open_volume", lambda *_: pytest.fail("a case was opened"))
+        config = replace(SAMPLER, temperature=2.0)
+        stream = SampleStream(pool, 0, _sixteen, config, PREPROCESSING, real_from=1)
+    loaded = pickle.loads(pickle.dumps(stream))
+    for made in ("balance.BalancedObjects.of", "exclusion.Exclusion.__init__", "exclusion.Exclusion.elsewhere"):
+        monkeypatch.setattr(f"promptseg.data.{made}", lambda *_: pytest.fail("a loader made a table"))
+    for ours in (stream.pool, loaded.pool):
+        drawn = [ours.draw(np.random.default_rng(n), 2.0) for n in range(30)]
+        assert [(v.case, value) for v, value in drawn] == [(v.case, value) for v, value in first]
+        assert [ours.elsewhere(volume) for volume, _ in drawn] == names
+    assert loaded[1]["targets"].any()
+
+
+def test_a_pool_in_a_store_knows_of_each_case_what_opening_it_would_tell(data) -> None:
+    _, store = data
+    for case in store:
+        (volumes,) = open_pool(store, {case.dataset: 1.0}, PREPROCESSING).groups.values()
+        number = [c.name for c in volumes.cases].index(case.name)  # type: ignore[attr-defined]
+        opened = open_volume(case, PREPROCESSING)
+        assert volumes.holds(number) == (opened.modality, tuple(opened.objects))  # type: ignore[attr-defined]
+        assert volumes.structures_of(number) == opened.structures  # type: ignore[attr-defined]
