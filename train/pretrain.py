@@ -40,12 +40,15 @@ def main() -> None:
         field, separator, value = entry.partition("=")
         if not separator:
             parser.error(f"--set {entry}: expected FIELD=VALUE, such as --set num_workers=8")
-        overrides[field] = yaml.safe_load(value)
+        try:
+            overrides[field] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            parser.error(f"--set {entry}: not YAML ({' '.join(str(error).split())}); quote it for the shell")
     try:
         config = PretrainConfig.from_file(arguments.config, **overrides)
         pretrain(config, arguments.resume)
     except (ValueError, RunError) as error:
-        is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # the others of this machine fail of the same
+        is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # else of the same, or it is logged
         parser.exit(2, f"{error}\n" if is_first else None)
     finally:
         stop()

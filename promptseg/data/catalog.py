@@ -233,7 +233,8 @@ class Catalog:
             names: terms; None: those of the data set.
         """
         names = self.annotated if names is None else names
-        return tuple(sorted(term.value for term in self.terms if names is None or term.name in names))
+        wanted = {term.name for term in self.terms} if names is None else set(names)
+        return tuple(sorted(term.value for term in self.terms if term.name in wanted))
 
     def cases(self) -> tuple[Case, ...]:
         """Finds the cases on disk, sorted by name; those that cannot be told apart are left out with a warning.

@@ -174,8 +174,9 @@ def _inspect_pair(pair: tuple[Catalog, Case]) -> CaseFacts:
 
 
 def _terms_never_seen(catalog: Catalog, facts: Sequence[CaseFacts]) -> Iterable[Finding]:
-    seen = {catalog.names.get(value) for fact in facts for value in fact.voxels}
-    if missing := [name for name in dict.fromkeys(catalog.names.values()) if name not in seen and facts]:
+    names = catalog.names
+    seen = {names.get(value) for value in set().union(*(fact.voxels for fact in facts))}
+    if missing := [name for name in dict.fromkeys(names.values()) if name not in seen and facts]:
         yield Finding("info", "term-never-seen", catalog.name, "", f"no case has: {', '.join(missing)}")
 
 

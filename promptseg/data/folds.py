@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from pathlib import Path
 
 from .catalog import Case, Catalog
@@ -18,9 +20,34 @@ def matches(globs: Sequence[str], case: Case, root: Path) -> bool:
     """Whether a glob fits the case's name, its patient, or the path of its image (else label) relative to the root."""
     if not globs:
         return False
+    literal, pattern = _compiled(tuple(globs))
+    names = names_of(case, root)
+    return not literal.isdisjoint(names) or (pattern is not None and any(map(pattern.match, names)))
+
+
+def names_of(case: Case, root: Path) -> tuple[str, str, str]:
+    """What a glob may fit: the case's name, its patient, and its image's (else label's) path relative to the root."""
     path = case.files[0]
     relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-    return any(fnmatchcase(text, glob) for glob in globs for text in (case.name, case.patient, relative))
+    return case.name, case.patient, relative
+
+
+@lru_cache(maxsize=256)
+def _compiled(globs: tuple[str, ...]) -> tuple[frozenset[str], re.Pattern[str] | None]:
+    """Globs that are plain names, of which a rule may list thousands, and one expression for all others."""
+    wild = [glob for glob in globs if re.search(r"[*?[]", glob)]
+    return frozenset(globs).difference(wild), re.compile("|".join(map(translate, wild))) if wild else None
+
+
+def idle_globs(globs: Sequence[str], names: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Globs that fit nothing.
+
+    Args:
+        globs: of a rule.
+        names: of each case, see :func:`names_of`.
+    """
+    texts = {text for of_case in names for text in of_case}
+    return [glob for glob in globs if glob not in texts and not any(map(re.compile(translate(glob)).match, texts))]
 
 
 def patient_fraction(dataset: str, patient: str) -> float:

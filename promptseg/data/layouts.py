@@ -122,7 +122,8 @@ def _with_files(case: Case) -> Case:
 
 
 def _class_file_missing(catalog: Catalog, case: Case, values: list[int]) -> Finding:
-    names = [catalog.names[value] for value in values]
+    terms = catalog.names
+    names = [terms[value] for value in values]
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     message = (
         f"no file for {', '.join(names[:MAX_NAMED])}{more}: unknown in the image, not absent; add the file, an empty "

@@ -65,6 +65,8 @@ class PromptSimulatorConfig:
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a share from 0 to 1")
+        if not 0 <= self.box_jitter <= 1:
+            raise ValueError(f"box_jitter={self.box_jitter}: expected 0 to 1")
         for first, second in (("box_share", "mask_share"), ("scribble_share", "lasso_share")):
             if getattr(self, first) + getattr(self, second) > 1:
                 raise ValueError(

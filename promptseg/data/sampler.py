@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,7 +30,7 @@ class SamplerConfig:
     """How samples are drawn.
 
     Raises:
-        ValueError: for a share outside 0 to 1 or a temperature between 0 and 1.
+        ValueError: for a number out of range; it is named.
     """
 
     crop_size: int = 64
@@ -79,8 +80,18 @@ class SamplerConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a share from 0 to 1")
         if self.temperature != 0 and not self.temperature >= 1:
             raise ValueError(f"temperature={self.temperature}: expected 0 (by data_weights), or 1 or more")
-        if self.objects_per_crop < 1:
-            raise ValueError(f"objects_per_crop={self.objects_per_crop}: expected 1 or more")
+        for name, smallest in (("objects_per_crop", 1), ("min_object_voxels", 1), ("names_per_crop", 0)):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name}={getattr(self, name)}: expected {smallest} or more")
+        if not 0 < self.smallest_ratio <= self.largest_ratio < math.inf:
+            raise ValueError(
+                f"smallest_ratio={self.smallest_ratio} and largest_ratio={self.largest_ratio}: expected numbers above "
+                "0, in this order"
+            )
+        if not 0 <= self.augmentation <= 1:
+            raise ValueError(f"augmentation={self.augmentation}: expected a strength from 0 to 1")
+        if not 0 <= self.rotation_degrees <= 180:
+            raise ValueError(f"rotation_degrees={self.rotation_degrees}: expected 0 to 180")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,6 +40,8 @@ from .store_room import NoRoomError, is_full
 logger = logging.getLogger(__name__)
 
 FORMAT = "promptseg-store"
+_OF_FINDINGS = ("dataset", "case", "patient", "fold", "content_hash")
+"""What of a record :func:`find_duplicates` looks at."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,13 @@ def prepare(
     pairs = [pair for pair in pairs if pair[1].key not in unusable]
     with _locked(root):
         datasets = _merge_datasets(root, catalogs)
-        _write_text(root / "store.json", json.dumps(datasets, indent=1, sort_keys=True) + "\n")
+        _write_text(root / "store.json", [json.dumps(datasets, indent=1, sort_keys=True), "\n"])
         work = partial(_bring_up_to_date, root=root, config=config, verify=verify)
         for case, plain, own in claimed_folders(root, [case for _, case in pairs]):
             if (record := _read_record(plain)) and record.get("case") == case.name:
                 os.rename(plain, own)
-        prepared, kept, rejected, records, retired = [], [], list(unusable.items()), [], []
+        prepared, kept, rejected, retired = [], [], list(unusable.items()), []
+        entries: list[tuple[str, str, str, str, str]] = []
         for key, reason in unusable.items():
             logger.warning("%s is left out: %s", key, reason)
         try:
@@ -131,18 +134,22 @@ def prepare(
                     if progress is not None:
                         progress(done, len(pairs))
         finally:
-            for record in read_records(root):
-                key = f"{record['dataset']}/{record['case']}"
-                is_listed = key in listed or all(record["dataset"] != catalog.name for catalog in catalogs)
-                (records if is_listed else retired).append(record if is_listed else key)
-            rows = [json.dumps(record, sort_keys=True) + "\n" for record in records]
-            _write_text(root / "index.jsonl", "".join(rows))
-            rows = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(rejected)]
-            _write_text(root / "rejected.jsonl", "".join(rows))
-    findings = find_split_patients([(r["dataset"], r["patient"], r["fold"]) for r in records])
-    findings += find_duplicates(
-        [(r["dataset"], r["case"], r["patient"], r["fold"], r["content_hash"]) for r in records]
-    )
+            ours = {catalog.name for catalog in catalogs}
+
+            def rows() -> Iterator[str]:  # one by one: all records of 100 000 cases are many gigabytes
+                for record in read_records(root):
+                    key = f"{record['dataset']}/{record['case']}"
+                    if record["dataset"] in ours and key not in listed:
+                        retired.append(key)
+                        continue
+                    entries.append(tuple(record[name] for name in _OF_FINDINGS))
+                    yield json.dumps(record, sort_keys=True) + "\n"
+
+            _write_text(root / "index.jsonl", rows())
+            reasons = (json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(rejected))
+            _write_text(root / "rejected.jsonl", reasons)
+    findings = find_split_patients([(dataset, patient, fold) for dataset, _, patient, fold, _ in entries])
+    findings += find_duplicates(entries)
     for finding in findings:
         logger.log(logging.INFO if finding.severity == "info" else logging.WARNING, "%s", finding.message)
     return PrepareReport(
@@ -237,11 +244,11 @@ def _merge_datasets(root: Path, catalogs: Sequence[Catalog]) -> dict[str, Any]:
     return content
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_text(path: Path, lines: Iterable[str]) -> None:
     draft = path.with_name(path.name + ".draft")
     try:
         with draft.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+            stream.writelines(lines)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(draft, path)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from .catalog import Case, Catalog
 from .check_report import Finding
-from .folds import matches, read_fold_table
+from .folds import idle_globs, names_of, read_fold_table
 from .layouts import Scan
 
 
@@ -63,11 +63,11 @@ def _idle_rules(catalog: Catalog, found: Scan) -> Iterator[Finding]:
         return
     rules = [(f"folds: {rule.fold}", rule.match) for rule in catalog.folds]
     rules += [(f"overrides: number {number}", rule.match) for number, rule in enumerate(catalog.overrides, 1)]
+    names = [names_of(case, catalog.root) for case in cases]
     for place, globs in (*rules, ("exclude", catalog.exclude)):
-        for glob in globs:
-            if not any(matches([glob], case, catalog.root) for case in cases):
-                text = f"{place}: {glob!r} fits no case, patient or path; correct it or take it out"
-                yield Finding("warning", "rule-matches-nothing", catalog.name, "", text)
+        for glob in idle_globs(globs, names):
+            text = f"{place}: {glob!r} fits no case, patient or path; correct it or take it out"
+            yield Finding("warning", "rule-matches-nothing", catalog.name, "", text)
     table = read_fold_table(catalog)
     if catalog.fold_table and table.keys().isdisjoint({name for case in cases for name in (case.name, case.patient)}):
         text = (

@@ -33,6 +33,9 @@ from .store_reader import Store, StoreCase
 from .store_views import CaseArray, StoredImage, StoredLabels, renumber
 from .structures import Structure, structures_of
 
+MAX_OPEN_VOLUMES = 512
+"""Volumes that a pool keeps open, of all its groups together, in each process that draws."""
+
 
 class StoreVolumes(Sequence[TrainingVolume]):
     """Cases of a store, each opened as a training volume when it is asked for.
@@ -40,7 +43,7 @@ class StoreVolumes(Sequence[TrainingVolume]):
     Args:
         cases: which.
         preprocessing: the model's; must be the one that the store was prepared with.
-        max_open: volumes that are kept open: indices and look-up tables, some 100 kB each, no voxels.
+        max_open: volumes that are kept open: indices and look-up tables, some 100 kB to 1 MB each, no voxels.
     """
 
     def __init__(self, cases: Sequence[StoreCase], preprocessing: PreprocessingConfig, max_open: int = 64) -> None:
@@ -137,7 +140,7 @@ def open_pool(
             raise ValueError(f"group {group!r} has no case of fold {fold!r} in the store, which holds {there}")
         for case in cases:
             check_preprocessing(case, preprocessing)
-        groups[group] = StoreVolumes(cases, preprocessing)
+        groups[group] = StoreVolumes(cases, preprocessing, max(1, MAX_OPEN_VOLUMES // max(8, len(weights))))
     if not groups:
         raise ValueError(f"no case of fold {fold!r} in the store; name data sets in data_weights")
     total = sum(weights[group] for group in groups)

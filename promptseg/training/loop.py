@@ -18,7 +18,7 @@ from .checkpoint import find_latest, read_progress
 from .config import PretrainConfig
 from .distributed import Process, any_rank, start, sum_over_ranks
 from .metrics_log import MetricsLog, StepMeans, summary_writer
-from .run_folder import held, on_main, writing
+from .run_folder import MainProcessError, RunError, held, on_main, writing
 from .run_identity import refuse_another_run
 from .signals import calling_on_signals, leave_signals_and_locks_to_the_trainer
 from .training_state import CHECKPOINTS_NAME, TrainingState
@@ -214,6 +214,11 @@ def pretrain(config: PretrainConfig, resume: str = "auto") -> Trainer:
     """
     process = start(config.device)
     with held(config.out_dir, process):
-        trainer = setup(config, resume, process)
-        trainer.fit()
+        trainer = setup(config, resume, process)  # what it refuses is the same on every process; the main one says it
+        try:
+            trainer.fit()
+        except (ValueError, RunError) as error:  # perhaps of this process alone, whose case is damaged or disk is full
+            if not (process.is_main or isinstance(error, MainProcessError)):
+                logger.error("process %d of %d fails: %s", process.rank, process.world_size, error)
+            raise
     return trainer

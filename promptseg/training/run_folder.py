@@ -25,6 +25,10 @@ class RunError(RuntimeError):
     """A run cannot begin or go on, for a reason outside the program that its message explains."""
 
 
+class MainProcessError(RunError):
+    """The main process failed, and says why itself."""
+
+
 @contextlib.contextmanager
 def writing(folder: str | Path) -> Iterator[None]:
     """Says what to do where writing into a folder fails inside the block.
@@ -53,7 +57,7 @@ def on_main(process: Process, action: Callable[[], object]) -> None:
     """Does something on the main process that the others wait for; all of them have to call it.
 
     Raises:
-        RunError: on the others, where the main process fails, so that they end with it instead of waiting for it.
+        MainProcessError: on the others, where the main process fails, so that they end with it and do not wait for it.
     """
     failure: Exception | None = None
     if process.is_main:
@@ -65,7 +69,7 @@ def on_main(process: Process, action: Callable[[], object]) -> None:
     if failure is not None:
         raise failure
     if has_failed:
-        raise RunError("the main process failed; its message says why")
+        raise MainProcessError("the main process failed; its message says why")
 
 
 @contextlib.contextmanager

@@ -135,10 +135,10 @@ def _draw_fixed(pool: TrainingPool, config: PretrainConfig) -> list[Sample]:
         config.sampler, synthetic_share=0.0, painted_share=0.0, supervoxel_share=0.0, augmentation=0.0, merge_share=0.0
     )
     samples = []
+    alone = {group: TrainingPool({group: volumes}, {group: 1.0}) for group, volumes in pool.groups.items()}
     for number in range(config.validation.crops_per_group):
-        for index, group in enumerate(pool.groups):
-            alone = TrainingPool({group: pool.groups[group]}, {group: 1.0})
-            sample = draw_sample(alone, config.seed, number, index, sampler, config.model.preprocessing)
+        for index, (group, only) in enumerate(alone.items()):
+            sample = draw_sample(only, config.seed, number, index, sampler, config.model.preprocessing)
             samples.append(dataclasses.replace(sample, source=group))
     return samples
 

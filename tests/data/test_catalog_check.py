@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from promptseg.data import CheckReport, Finding, check_catalogs, load_catalog
-from promptseg.data.catalog_check import content_hash, count_values, find_duplicates, find_split_patients
+from promptseg.data import Catalog, CheckReport, Finding, check_catalogs, load_catalog
+from promptseg.data.catalog_check import (
+    _terms_never_seen,
+    content_hash,
+    count_values,
+    find_duplicates,
+    find_split_patients,
+)
 from promptseg.data.structure_check import unknown_terms
 
 from ..conftest import make_affine
@@ -28,6 +35,19 @@ def test_a_sound_data_set_has_no_findings(make_catalog: MakeCatalog) -> None:
     assert fact.labelled
     assert set(fact.voxels) == {1, 2}
     assert not report.errors
+
+
+def test_the_table_of_terms_is_not_made_again_for_each_label_of_each_case(
+    make_catalog: MakeCatalog, monkeypatch
+) -> None:
+    catalog = make_catalog(1)
+    fact = check_catalogs([catalog]).facts[0]
+    facts = [dataclasses.replace(fact, voxels={1: 9, 2 + n: 9}) for n in range(50)]
+    made, honest = [], Catalog.names.fget
+    monkeypatch.setattr(Catalog, "names", property(lambda self: made.append(1) or honest(self)))
+    assert list(_terms_never_seen(catalog, facts)) == [] and len(made) <= 2
+    (missing,) = _terms_never_seen(catalog, [dataclasses.replace(fact, voxels={2: 9})])
+    assert "liver" in missing.message and "spleen" not in missing.message
 
 
 SHAPE = (20, 18, 14)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptseg.data.catalog import Case, Catalog
-from promptseg.data.folds import assign_folds, patient_fraction
+from promptseg.data.folds import assign_folds, idle_globs, names_of, patient_fraction
 
 from .conftest import describe
 
@@ -68,6 +69,21 @@ def test_globs_match_case_patient_or_path() -> None:
     for glob in ("p1_0", "p1", "images/p1_*"):
         folds = folds_of(describe(ROOT, folds={"validation": glob}), cases_of("p1", "p2"))
         assert folds == {"p1": {"validation"}, "p2": {"train"}}
+
+
+def test_names_and_globs_mix_and_thousands_of_names_are_looked_up_and_not_tried_one_by_one() -> None:
+    names = [f"p{n}" for n in range(4000)]
+    rules = {"validation": [*names[::2], "q[12]", "*_x"]}
+    started = time.process_time()
+    folds = folds_of(describe(ROOT, folds=rules), cases_of(*names, "q2", "q3", "r_x"))
+    assert time.process_time() - started < 4, "8 million pairs took 10 s"
+    assert all(folds[name] == {"train" if n % 2 else "validation"} for n, name in enumerate(names))
+    assert (folds["q2"], folds["q3"], folds["r_x"]) == ({"validation"}, {"train"}, {"validation"})
+
+
+def test_globs_that_fit_nothing_are_found() -> None:
+    names = [names_of(case, ROOT) for case in cases_of("p1", "p2")]
+    assert idle_globs(["p1", "p3", "p*", "q*", "images/p2_*"], names) == ["p3", "q*"]
 
 
 def test_a_table_names_the_folds_and_rules_come_first(tmp_path: Path) -> None:

@@ -241,7 +241,18 @@ def test_samples_keep_the_proportions_where_many_crops_show_too_little():
     _assert_within_chance({k: n / 600 for k, n in found.items()}, expected, 600)
 
 
-@pytest.mark.parametrize(("field", "value"), [("synthetic_share", 1.5), ("temperature", 0.5), ("objects_per_crop", 0)])
+@pytest.mark.parametrize(("field", "value"), [
+    ("synthetic_share", 1.5),
+    ("temperature", 0.5),
+    ("objects_per_crop", 0),
+    ("min_object_voxels", 0),
+    ("names_per_crop", -1),
+    ("smallest_ratio", 0.0),
+    ("smallest_ratio", 2.0),
+    ("largest_ratio", float("inf")),
+    ("augmentation", -0.1),
+    ("rotation_degrees", -1.0),
+])  # fmt: skip
 def test_a_field_out_of_range_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         SamplerConfig(**{field: value})

@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from promptseg.data import Store, StoreConfig, check_catalogs, prepare
+from promptseg.data import store as store_module
 from promptseg.data.catalog import FoldRule, Override
 from promptseg.data.catalog_check import content_hash
 from promptseg.data.label_maps import read_labels
@@ -293,3 +296,23 @@ def test_the_preprocessing_is_part_of_what_makes_a_case(make_catalog: MakeCatalo
 def test_settings_out_of_range_are_refused(fields: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(reversed(fields))):
         StoreConfig(**fields)
+
+
+def test_the_records_of_a_store_are_never_all_in_memory(make_catalog, tmp_path: Path, monkeypatch) -> None:
+    class Record(dict):
+        """One that can be counted."""
+
+        __hash__ = object.__hash__  # type: ignore[assignment]
+
+    alive: weakref.WeakSet[Record] = weakref.WeakSet()
+    honest = store_module.read_records
+
+    def counted(root: Path) -> Iterator[Record]:
+        for record in map(Record, honest(root)):
+            alive.add(record)
+            assert len(alive) <= 2
+            yield record
+
+    monkeypatch.setattr(store_module, "read_records", counted)
+    report = prepare([make_catalog(6)], tmp_path / "store", config=SMALL)
+    assert len(report.prepared) == len(Store(tmp_path / "store")) == 6

@@ -6,6 +6,7 @@ import builtins
 import errno
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from promptseg.training import checkpoint
 from promptseg.training.checkpoint import find_latest, save_checkpoint
 from promptseg.training.distributed import Process, start
 from promptseg.training.loop import pretrain
-from promptseg.training.run_folder import RunError, held, leave_locks, on_main, writing
+from promptseg.training.run_folder import MainProcessError, RunError, held, leave_locks, on_main, writing
 
 ALONE = Process(0, 1, torch.device("cpu"))
 SCRIPT = Path(__file__).resolve().parents[2] / "train" / "pretrain.py"
@@ -31,6 +32,24 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_ends(make_co
         pretrain(config)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
     assert pretrain(config).step == 1
+
+
+@pytest.mark.parametrize(("error", "is_said"), [
+    (ValueError("image of set/case is damaged"), True),
+    (RunError("its disk is full"), True),
+    (MainProcessError("the main process failed"), False),
+])  # fmt: skip
+def test_what_fails_on_another_process_than_the_main_one_is_said_by_it(
+    make_config, monkeypatch, caplog, error: Exception, is_said: bool
+):
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("promptseg.training.loop.Trainer.fit", fails)
+    with pytest.raises(type(error)):
+        pretrain(make_config())
+    assert (f"process 1 of 1 fails: {error}" in caplog.text) is is_said
 
 
 def _helper(has_begun, may_end) -> None:
@@ -62,6 +81,14 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_cure_by_the_command(make
         )
         assert run.returncode == 2 and len(run.stderr.splitlines()) == lines, run.stderr
         assert not lines or "cannot be written (Not a directory)" in run.stderr and "--out-dir" in run.stderr
+
+
+def test_an_option_that_is_not_yaml_is_named_with_the_cure(tmp_path, monkeypatch, capsys):
+    config = str(tmp_path / "none.yaml")
+    monkeypatch.setattr("sys.argv", [str(SCRIPT), "--config", config, "--set", "data_weights={a: 1"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert end.value.code == 2 and "--set data_weights={a: 1: not YAML" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrap", [lambda e: e, lambda e: CheckpointException("save", {0: (e, None)})])  # type: ignore[arg-type,dict-item]

@@ -8,8 +8,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
+from promptseg.data.exclusion import Exclusion
 from promptseg.training.checkpoint import find_latest
+from promptseg.training.distributed import Process
 from promptseg.training.loop import setup
 from promptseg.training.validation import Validator
 
@@ -89,3 +92,16 @@ def test_a_stop_during_the_last_save_does_not_interrupt_it(make_config):
     trainer.fit()
     assert _saved_step(config) == 1
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_labels_rule_out_is_found_once_for_all_crops_of_a_group(make_config, monkeypatch):
+    made, honest = [], Exclusion.__init__
+
+    def counted(self, cases):
+        made.append(1)
+        honest(self, cases)
+
+    monkeypatch.setattr(Exclusion, "__init__", counted)
+    sampler = {"crop_size": 16, "upright_share": 1.0}
+    validator = Validator(make_config(sampler=sampler, validation=VALIDATION), Process(0, 1, torch.device("cpu")))
+    assert len(validator.samples) == 3 and len(made) == 1
