@@ -43,8 +43,9 @@ def test_the_table_of_terms_is_not_made_again_for_each_label_of_each_case(
     catalog = make_catalog(1)
     fact = check_catalogs([catalog]).facts[0]
     facts = [dataclasses.replace(fact, voxels={1: 9, 2 + n: 9}) for n in range(50)]
-    made, honest = [], Catalog.names.fget
-    monkeypatch.setattr(Catalog, "names", property(lambda self: made.append(1) or honest(self)))
+    made: list[int] = []
+    names = catalog.names
+    monkeypatch.setattr(Catalog, "names", property(lambda _: made.append(1) or names))
     assert list(_terms_never_seen(catalog, facts)) == [] and len(made) <= 2
     (missing,) = _terms_never_seen(catalog, [dataclasses.replace(fact, voxels={2: 9})])
     assert "liver" in missing.message and "spleen" not in missing.message
