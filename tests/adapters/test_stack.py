@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptseg.adapters import Adapter, AdapterConfig, AdapterLabel, AdapterStack
+from promptseg.adapters import stack as module
 from promptseg.adapters.config import METHODS
 from promptseg.adapters.targets import expected_tensors
 from promptseg.adapters.trainable import TrainableAdapter
@@ -147,6 +148,39 @@ def test_another_one_is_added_while_one_is_on(model: PromptableModel) -> None:
     assert stack.strengths == {}
     with pytest.raises(ValueError, match=rf"no adapter '{name}'; loaded are {other}"):
         stack.activate(name)
+
+
+def test_adding_another_one_leaves_those_that_are_merged_merged(model: PromptableModel) -> None:
+    stack, changes = AdapterStack(model, on_change=lambda: changes.append(stack.signature)), []
+    name = stack.add(random_adapter(model, "lora"))
+    stack.activate(name, merge=True)
+    wanted, signature = run(model), stack.signature
+    stack.add(random_adapter(PromptableModel(CONFIG), "dora", 2), "other")
+    assert stack.is_merged and stack.signature == signature
+    assert difference(run(model), wanted) == 0
+    assert changes == [signature]  # nothing changed for those who use the model
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_what_is_interrupted_leaves_the_base(
+    model: PromptableModel, monkeypatch: pytest.MonkeyPatch, merge: bool
+) -> None:
+    before, wanted, stack, told = state_of(model), run(model), AdapterStack(model), []
+    name = stack.add(random_adapter(model, "lora"))
+    stack._on_change = lambda: told.append(dict(stack.strengths))
+    with monkeypatch.context() as patched:
+        made = iter([module.make_delta] * 3)
+        patched.setattr(module, "make_delta", lambda *given: next(made, interrupted)(*given))
+        with pytest.raises(KeyboardInterrupt):
+            stack.activate(name, merge=merge)
+    assert stack.strengths == {} and told == [{}]
+    assert is_bit_equal(state_of(model), before) and difference(run(model), wanted) == 0
+    stack.activate(name, merge=merge)
+    assert difference(run(model), wanted) > 1e-3
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_encoder_counts_only_where_it_is_changed(model: PromptableModel) -> None:
