@@ -291,7 +291,11 @@ def test_a_label_value_has_one_name(model: PromptableModel) -> None:
     assert [label.value for label in stack.labels] == [1, 2, 7]
 
 
-@pytest.mark.parametrize("text", ['{"method": "lora", "surprise": 1}', '{"method": "magic"}', "[]", '{"labels": [{}]}'])
+@pytest.mark.parametrize(
+    "text",
+    ['{"method": "lora", "surprise": 1}', '{"method": "magic"}', "[]", '{"labels": [{}]}', '{"labels": ["liver"]}',
+     '{"rank": 2.5}', '{"alpha": NaN}', '{"tokens_per_label": -1}', '{"preprocessing": 3}', '{"tunes_norms": "no"}'],
+)  # fmt: skip
 def test_a_broken_configuration_is_one_error(model: PromptableModel, tmp_path: Path, text: str) -> None:
     folder = random_adapter(model).save_pretrained(tmp_path / "mine")
     (folder / "adapter_config.json").write_text(text)
