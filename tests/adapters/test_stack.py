@@ -250,6 +250,25 @@ def test_a_folder_gives_it_back(model: PromptableModel, method: str, tmp_path: P
     assert "base_model: random" in (folder / "README.md").read_text()
 
 
+def test_the_working_directory_has_its_name(
+    model: PromptableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(random_adapter(model).save_pretrained(tmp_path / "mine"))
+    assert Adapter.from_pretrained(".").name == "mine"
+
+
+def test_weights_are_saved_without_adapters_or_with_them_merged(model: PromptableModel, tmp_path: Path) -> None:
+    stack = AdapterStack(model)
+    stack.activate(stack.add(random_adapter(model, "lora")))
+    wanted = run(model)
+    with pytest.raises(ValueError, match=r"adapters are on: take them off first.*merge=True"):
+        model.save_pretrained(tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+    stack.activate(list(stack.strengths), merge=True)
+    back = PromptableModel.from_pretrained(model.save_pretrained(tmp_path / "weights"))
+    assert difference(run(back), wanted) < TOLERANCE * max(1.0, float(wanted.mask_logits.abs().max()))
+
+
 def test_one_for_other_weights_is_refused(model: PromptableModel) -> None:
     adapter = random_adapter(model, base_digest="a" * 64)
     AdapterStack(model, "a" * 64).add(adapter)
