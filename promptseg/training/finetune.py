@@ -124,15 +124,16 @@ def check_is_free(output: Path, config: FinetuneConfig) -> None:
 
 @contextlib.contextmanager
 def kept_for_this_run(output: Path, config: FinetuneConfig) -> Iterator[None]:
-    """Makes the output folder, and keeps it for one run; one that stays empty is removed again.
+    """Makes the output folder, and keeps it for one run; one that was made and stays empty is removed again.
 
     Raises:
         ValueError: if it cannot be written, or another run writes there.
     """
     with contextlib.ExitStack() as stack:
         try:
-            output.mkdir(parents=True, exist_ok=True)
-            stack.callback(_remove_empty, output)
+            if not output.is_dir():
+                output.mkdir(parents=True, exist_ok=True)
+                stack.callback(_remove_empty, output)
             tempfile.TemporaryFile(dir=output).close()
             _hold(output, stack)
         except BlockingIOError as error:

@@ -177,7 +177,7 @@ def patients_of(volumes: Mapping[str, TrainingVolume]) -> dict[str, str]:
     for name, volume in volumes.items():
         subject = re.match(r"sub-[A-Za-z0-9]+(?=_)", name)
         patient = subject[0] if subject else name
-        same = first.setdefault(hashlib.blake2b(volume.levels[0].image).hexdigest(), name)
+        same = first.setdefault(hashlib.blake2b(volume.levels[0].image.tobytes()).hexdigest(), name)
         if same != name:
             logger.warning("%s and %s hold the same image: they count as one patient", same, name)
             patient = patients[same]

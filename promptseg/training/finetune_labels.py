@@ -42,7 +42,7 @@ def label_names(labels: str | Path, stated: str | None = None) -> dict[int, str]
 def _names_in(path: Path) -> dict[int, str]:
     try:
         values: Any = json.loads(path.read_text(encoding="utf-8")).get("labels", {})
-        pairs = [(v, k) if isinstance(v, (int, list)) else (k, v) for k, v in values.items()]
+        pairs: list[tuple[Any, Any]] = [(v, k) if isinstance(v, (int, list)) else (k, v) for k, v in values.items()]
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} has no readable names ({error}); repair it, or give names such as 1=liver") from error
     names = {int(v): str(k) for v, k in pairs if isinstance(v, int) or str(v).isdecimal()}

@@ -96,9 +96,11 @@ def test_a_run_without_a_step_is_no_adapter(
     with pytest.raises(ValueError, match="minutes=1e-09: over before the first step"):
         finetune(options(data, base, tmp_path / "mine", minutes=1e-9))
     monkeypatch.setattr(Finetuner, "validate", lambda _: signal.raise_signal(signal.SIGINT) or {"score": 0.0})
-    with pytest.raises(KeyboardInterrupt):
-        finetune(options(data, base, tmp_path / "mine"))
-    assert not (tmp_path / "mine").exists()
+    (tmp_path / "made").mkdir()
+    for name in ("mine", "made"):
+        with pytest.raises(KeyboardInterrupt):
+            finetune(options(data, base, tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 def test_held_out_cases_without_labels_are_not_counted(data: Path, base: Path, tmp_path: Path) -> None:
