@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -37,19 +38,35 @@ class AdapterMethods(ABC):
 
     @property
     def adapters(self) -> AdapterStack:
-        """Adapters that are loaded, and which of them are on; change them with :meth:`set_adapter`."""
+        """Adapters that are loaded, and which of them are on."""
         if self._adapters is None:
             from .adapters import AdapterStack
 
             if not isinstance(self.model, PromptableModel):
                 raise ValueError(f"weights {self.model.config.name!r} take no adapters; load promptseg's own")
-            self._adapters = AdapterStack(self.model, self.model.weights_digest)
+            begin_anew = weakref.WeakMethod(self._begin_anew)  # a cycle would keep all embeddings for the collector
+
+            def on_change() -> None:
+                if (method := begin_anew()) is not None:
+                    method()
+
+            with self._lock:
+                if self._adapters is None:
+                    self._adapters = AdapterStack(self.model, self.model.weights_digest, self._lock, on_change)
         return self._adapters
+
+    def _begin_anew(self) -> None:
+        """Forgets the object, and what the image's engine found with other adapters; embeddings go by their names."""
+        self._state = None
+        self._history.clear()
+        if self._engine is not None:
+            weights = self.adapters.signature
+            self._engine = replace(self._engine, signature=self._signature(self._engine.volume), weights=weights)
+            self._interaction = Interaction(self._engine, self.interaction_config)
 
     def load_adapter(self, source: str | Path, name: str | None = None, **hub: Any) -> str:
         """Loads an adapter without putting it on, and returns its name; see :meth:`~.adapters.AdapterStack.load`."""
-        with self._lock:
-            return self.adapters.load(source, name, **hub)
+        return self.adapters.load(source, name, **hub)
 
     def set_adapter(self, chosen: str | Sequence[str] | Mapping[str, float] | None, merge: bool = False) -> Self:
         """Puts loaded adapters on, and takes all others off; the image stays, the object is begun anew.
@@ -66,15 +83,8 @@ class AdapterMethods(ABC):
         Raises:
             ValueError: for a name that is not loaded.
         """
-        with self._lock:
-            if not chosen and self._adapters is None:
-                return self
+        if chosen or self._adapters is not None:
             self.adapters.activate(chosen or None, merge=merge)
-            self._state = None
-            self._history.clear()
-            if self._engine is not None:
-                self._engine = replace(self._engine, signature=self._signature(self._engine.volume))
-                self._interaction = Interaction(self._engine, self.interaction_config)
         return self
 
     def predict_labels(self, names: Sequence[str] | None = None) -> LabelPrediction:

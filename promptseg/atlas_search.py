@@ -92,9 +92,10 @@ def registered(engine: TileEngine, number: int) -> tuple[Registration, float] | 
 
     Beside it, the mean estimate of the word head that the atlas's structures are there.
     """
-    if number not in engine.registrations:
-        engine.registrations[number] = _register(engine, engine.model.get_submodule(f"atlases.{number}"))
-    return engine.registrations[number]
+    key = engine.weights, number  # the estimate is of the adapters that are on, too
+    if key not in engine.registrations:
+        engine.registrations[key] = _register(engine, engine.model.get_submodule(f"atlases.{number}"))
+    return engine.registrations[key]
 
 
 def _register(engine: TileEngine, atlas: torch.nn.Module) -> tuple[Registration, float] | None:

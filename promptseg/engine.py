@@ -40,8 +40,9 @@ class TileEngine:
         cache: of embeddings.
         signature: of image, model and preprocessing; part of every cache key.
         num_encoded: tiles encoded so far, cache hits not counted.
-        registrations: of the model's atlases, by their numbers, as far as they were asked for, with the estimate that
-            their structures are there; None of those that do not fit.
+        weights: names the adapters that are on; empty for none.
+        registrations: of the model's atlases, by ``weights`` and their numbers, as far as they were asked for, with the
+            estimate that their structures are there; None of those that do not fit.
     """
 
     model: PromptableModel
@@ -51,7 +52,8 @@ class TileEngine:
     cache: EmbeddingCache
     signature: str
     num_encoded: int = 0
-    registrations: dict[int, tuple[Registration, float] | None] = field(default_factory=dict)
+    weights: str = ""
+    registrations: dict[tuple[str, int], tuple[Registration, float] | None] = field(default_factory=dict)
 
     def read_tile(self, tile: TileKey) -> Tensor:
         """Preprocessed intensities of a tile, interpolated from the native array: (T, T, T) float32."""

@@ -107,7 +107,8 @@ class Predictor(AdapterMethods):
         Args:
             name: a checkpoint that ships (see ``promptseg doctor``), a folder, or a Hub id ``owner/name``; folders that
                 ``promptseg convert`` made too.
-            adapter: folder or Hub id of an adapter to put on, or several; see :meth:`load_adapter`.
+            adapter: folder or Hub id of an adapter to put on, or several, called by all of their paths where the last
+                parts are the same; see :meth:`load_adapter`.
             revision: branch, tag or commit of a Hub id.
             weights_cache_dir: the Hub's cache; None for the client's own. (``cache_dir`` is that of embeddings.)
             token: of the Hub.
@@ -127,7 +128,11 @@ class Predictor(AdapterMethods):
         model, digest = load_pretrained(folder)
         predictor = cls(model, revision=digest, **options)
         sources = [] if adapter is None else [adapter] if isinstance(adapter, (str, Path)) else list(adapter)
-        predictor.set_adapter([predictor.load_adapter(source, **hub) for source in sources])
+        last_parts = [Path(source).name for source in sources]
+        names = [None if last_parts.count(last) == 1 else str(s) for s, last in zip(sources, last_parts, strict=True)]
+        predictor.set_adapter(
+            [predictor.load_adapter(source, name, **hub) for source, name in zip(sources, names, strict=True)]
+        )
         return predictor
 
     @property
@@ -180,7 +185,8 @@ class Predictor(AdapterMethods):
         )
         with self._lock:
             signature = self._signature(volume)
-            self._engine = TileEngine(self.model, volume, lattice, mapping, self.cache, signature)
+            weights = "" if self._adapters is None else self._adapters.signature
+            self._engine = TileEngine(self.model, volume, lattice, mapping, self.cache, signature, weights=weights)
             self._interaction = Interaction(self._engine, self.interaction_config)
             self._state = None
             self._history.clear()

@@ -47,5 +47,8 @@ def trained_names(name: str) -> tuple[str, ...] | None:
     path = (folder or Path(name)) / CONFIG_NAME
     if not path.is_file():
         raise ValueError(f"folder {name!r} has no {CONFIG_NAME}; expected weights, as save_pretrained writes them")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return tuple(term["name"] for term in content.get("model", content).get("text_terms", ()))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(str(term["name"]) for term in content.get("model", content).get("text_terms", ()))
+    except (ValueError, OSError, AttributeError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not a configuration of weights ({error}); fetch the checkpoint again") from error

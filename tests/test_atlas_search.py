@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from promptseg import Predictor
+from promptseg import atlas_search as module
 from promptseg.atlas_search import draw_by_atlas, members_of, registered
 from promptseg.data.atlas_building import build_atlas
 from promptseg.interaction import Interaction
@@ -108,7 +109,14 @@ def test_nothing_is_said_where_the_atlas_does_not_fit(model, handed_over):
     noise = np.random.default_rng(0).normal(size=(40, 40, 40)).astype(np.float32)
     interaction = _interaction(model, noise, np.diag([SPACING_MM] * 3 + [1]))
     assert draw_by_atlas(interaction, [_structure("left putamen")]) == {}
-    assert not handed_over and interaction.engine.registrations == {0: None}
+    assert not handed_over and interaction.engine.registrations == {("", 0): None}
+
+
+def test_each_set_of_adapters_has_an_estimate_of_its_own(model, monkeypatch):
+    monkeypatch.setattr(module, "_register", lambda engine, atlas: (engine.weights, 0.5))
+    engine = _interaction(model, intensities(label_map(), 1), np.diag([SPACING_MM] * 3 + [1])).engine
+    tuned = dataclasses.replace(engine, weights="tuned")
+    assert [registered(e, 0) for e in (engine, tuned, engine)] == [("", 0.5), ("tuned", 0.5), ("", 0.5)]
 
 
 def test_structures_outside_the_atlas_do_not_have_it_registered(model):

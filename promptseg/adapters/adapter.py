@@ -59,7 +59,7 @@ class Adapter:
         check_weights(folder, CONFIG_NAME, TENSORS_NAME)
         values = {k: v for k, v in read_settings(folder, CONFIG_NAME).items() if k != CHECKSUM_KEY}
         config = AdapterConfig.from_dict(values, str(folder / CONFIG_NAME))
-        label = Path(name).name or folder.name
+        label = Path(name).name or folder.resolve().name  # of "." there is no last part
         return cls(config, read_tensors(folder / TENSORS_NAME), label)
 
     def save_pretrained(self, folder: str | Path, card: CardFacts | None = None) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..preprocessing import PreprocessingConfig
+from ..training.field_values import build
 
 FORMAT = "promptseg-adapter-1"
 LOW_RANK_METHODS = ("lora", "dora", "salt")
@@ -89,6 +90,8 @@ class AdapterConfig:
             raise ValueError(f"scope={self.scope!r}: expected one of {', '.join(SCOPES)}")
         if self.rank < 1 or self.alpha <= 0:
             raise ValueError(f"rank={self.rank} and alpha={self.alpha}: expected a rank of 1 or more and alpha above 0")
+        if self.tokens_per_label < 0:
+            raise ValueError(f"tokens_per_label={self.tokens_per_label}: expected 0 or more")
         for what in ("value", "name"):
             given = [getattr(label, what) for label in labels]
             if len(set(given)) != len(given):
@@ -119,10 +122,7 @@ class AdapterConfig:
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(f"{source}: unknown field(s) {', '.join(unknown)}; remove them or update promptseg")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"{source}: {error}; fetch the adapter again") from error
+        return build(cls, values, source)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that :meth:`from_dict` reads back."""

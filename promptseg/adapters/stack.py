@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ class AdapterStack:
     Args:
         model: in whose layers the changes are put.
         weights_digest: sha256 of its weights, compared with what an adapter was made for; None to compare shapes only.
+        lock: held while the model changes, so that nothing is computed with half of an adapter; None for an own one.
+        on_change: called under the lock when other adapters are on than before.
 
     Example:
         >>> stack = AdapterStack(model)  # doctest: +SKIP
@@ -40,9 +44,17 @@ class AdapterStack:
         >>> stack.activate(None)  # doctest: +SKIP
     """
 
-    def __init__(self, model: PromptableModel, weights_digest: str | None = None) -> None:
+    def __init__(
+        self,
+        model: PromptableModel,
+        weights_digest: str | None = None,
+        lock: AbstractContextManager[Any] | None = None,
+        on_change: Callable[[], object] | None = None,
+    ) -> None:
         self.model = model
         self.weights_digest = weights_digest
+        self._lock = lock or threading.RLock()
+        self._on_change = on_change
         self.adapters: dict[str, Adapter] = {}
         self.strengths: dict[str, float] = {}
         self.is_merged = False
@@ -70,23 +82,26 @@ class AdapterStack:
     def add(self, adapter: Adapter, name: str | None = None) -> str:
         """Adds an adapter that is in memory; see :meth:`load`."""
         name = name or adapter.name
-        if name in self.adapters and self.adapters[name].digest != adapter.digest:
-            raise ValueError(f"name={name!r} is taken by another adapter; give another name, or remove({name!r}) first")
-        strengths = dict(self.strengths)
-        self.activate(None)  # so that names and shapes are the base's
-        try:
-            tensors = adapter.check_fits(self.model, self.weights_digest)
-        finally:
-            self.activate(strengths, merge=self.is_merged)
-        self.adapters[name] = Adapter(adapter.config, tensors, name)
+        with self._lock:
+            if name in self.adapters and self.adapters[name].digest != adapter.digest:
+                raise ValueError(
+                    f"name={name!r} is taken by another adapter; give another name, or remove({name!r}) first"
+                )
+            self._restore()  # so that names and shapes are the base's
+            try:
+                tensors = adapter.check_fits(self.model, self.weights_digest)
+            finally:
+                self._apply()
+            self.adapters[name] = Adapter(adapter.config, tensors, name)
         return name
 
     def remove(self, name: str) -> None:
         """Forgets an adapter, and takes it off if it is on."""
-        self._known(name)
-        if name in self.strengths:
-            self.activate({n: s for n, s in self.strengths.items() if n != name}, merge=self.is_merged)
-        del self.adapters[name]
+        with self._lock:
+            self._known(name)
+            if name in self.strengths:
+                self.activate({n: s for n, s in self.strengths.items() if n != name}, merge=self.is_merged)
+            del self.adapters[name]
 
     def _known(self, name: str) -> Adapter:
         if name not in self.adapters:
@@ -104,11 +119,21 @@ class AdapterStack:
             ValueError: for a name that is not loaded, or two adapters that give one label value two names.
         """
         strengths = _as_strengths(chosen)
-        for name in strengths:
-            self._known(name)
-        collect_labels([self.adapters[n] for n in strengths])
-        self._restore()
-        self.strengths, self.is_merged = strengths, merge
+        with self._lock:
+            collect_labels([self._known(name) for name in strengths])
+            self._restore()
+            self.strengths, self.is_merged = strengths, merge
+            try:
+                self._apply()
+            except BaseException:  # out of memory, or interrupted: the base, and not a part of them
+                self._restore()
+                self.strengths, self.is_merged = {}, False
+                raise
+            finally:
+                if self._on_change is not None:
+                    self._on_change()
+
+    def _apply(self) -> None:
         self._apply_values()
         self._apply_changes()
 

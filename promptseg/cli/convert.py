@@ -23,7 +23,7 @@ class ConvertConfig:
     output: str = option(short="-o", metavar="DIR")
     """folder to make"""
     overwrite: bool = False
-    """replace a folder that is there"""
+    """replace a folder of converted weights that is there"""
 
 
 def run(config: ConvertConfig) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..preprocessing import PreprocessingConfig
+from ..training.field_values import build
 from .atlas import AtlasConfig
 
 ARCHITECTURE = "promptseg-1"
@@ -118,6 +119,9 @@ class ModelConfig:
             object.__setattr__(self, "preprocessing", PreprocessingConfig(**self.preprocessing))
         if self.word_sides and not self.word_hints:
             raise ValueError("word_sides=True with word_hints=False: the sides are a part of the word head")
+        for name in ("embed_dim", "num_heads", "mask_channels", "text_dim", "num_lateralities", "num_levels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 1 or more")
         if self.tile_size < 16 or self.tile_size % 16:
             raise ValueError(f"tile_size={self.tile_size}: expected a positive multiple of 16")
         if self.embed_dim % self.num_heads:
@@ -137,12 +141,12 @@ class ModelConfig:
             source: where they came from, for error messages.
 
         Raises:
-            ValueError: for an unknown field or a contradiction.
+            ValueError: for an unknown field, a value of another type or a contradiction.
         """
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(f"{source}: unknown model field(s) {', '.join(unknown)}; remove them or update promptseg")
-        return cls(**values)
+        return build(cls, values, source)
 
     @classmethod
     def from_file(cls, path: str | Path) -> ModelConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..safe_loading import load_into, read_tensors
+from .foreign_weights import CONFIG_NAME, WEIGHTS_NAME
 from .pretrained import sha256
 from .sam_med3d import SamMed3DConfig, SamMed3DModel
 
@@ -49,7 +50,7 @@ def convert_sam_med3d(
     Args:
         checkpoint: ``.pth`` as published or as its training script saves it, or ``.safetensors`` with the same keys.
         out_dir: folder to make, with ``model.safetensors``, ``config.json`` and a card.
-        overwrite: replace a folder that is there.
+        overwrite: replace a folder that is there, if it holds nothing but converted weights.
         config: sizes, for a checkpoint of other than the published ones.
 
     Returns:
@@ -90,7 +91,11 @@ def convert_vista3d(
 def _check_target(out_dir: Path, overwrite: bool) -> None:
     if out_dir.exists() and not out_dir.is_dir():
         raise ValueError(f"{out_dir} is a file: expected a folder to make; choose another name")
-    if out_dir.is_dir() and any(out_dir.iterdir()) and not overwrite:
+    found = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []
+    others = [name for name in found if name not in (CONFIG_NAME, WEIGHTS_NAME, CARD_FILE)]
+    if others:
+        raise ValueError(f"{out_dir} holds {', '.join(others[:3])}, which would be lost: choose another folder")
+    if found and not overwrite:
         raise ValueError(f"{out_dir} is there already and not empty: choose another folder, or allow overwriting it")
 
 
@@ -125,7 +130,7 @@ def _replace_folder(new: Path, target: Path) -> None:
     target.rename(old)
     try:
         new.rename(target)
-    except OSError:
+    except BaseException:  # an interrupt, too
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)

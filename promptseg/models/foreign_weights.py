@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from ..safe_loading import load_into, read_tensors, save_tensors
+from ..training.field_values import build
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 
@@ -23,12 +24,12 @@ class ForeignConfig:
         """Builds a configuration from plain values.
 
         Raises:
-            ValueError: for an unknown field or a contradiction.
+            ValueError: for an unknown field, a value of another type or a contradiction.
         """
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cast(Any, cls))})
         if unknown:
             raise ValueError(f"{source}: unknown field(s) {', '.join(unknown)}; remove them or update promptseg")
-        return cls(**values)
+        return build(cls, values, source)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Any:

@@ -140,8 +140,16 @@ def save_pretrained(
         The folder.
 
     Raises:
+        ValueError: for a model with adapters beside its layers, whose weights would not be loaded again.
         OSError: if it cannot be written; nothing half-written is left behind.
     """
+    from ..adapters.deltas import AdaptedLinear
+
+    if any(isinstance(module, AdaptedLinear) for module in model.modules()):
+        raise ValueError(
+            "adapters are on: take them off first, with set_adapter(None), or save what they make of the weights, with "
+            "set_adapter(..., merge=True)"
+        )
     values = {"model": model.config.to_dict(), **({"vocabulary": list(vocabulary)} if vocabulary else {})}
     facts_of_model = {
         "name": model.config.name,

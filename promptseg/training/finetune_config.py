@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,7 +51,7 @@ class FinetuneConfig:
     automatic_share: float = 0.75
     """share of the steps that practise that"""
     validation_share: float = 0.2
-    """share of the cases held out, one at least"""
+    """share of the cases held out, one at least; all of a patient's, where names begin with sub-PATIENT_ (BIDS)"""
     patience: int = 8
     """stop after so many validations without a gain"""
     validate_every: int = 100
@@ -60,7 +61,7 @@ class FinetuneConfig:
     mirror: bool = False
     """mirror crops at random; only where left and right do not matter"""
     report_cases: int = 5
-    """held-out cases that the report segments whole, before and after; 0 for no report"""
+    """held-out cases with labels that the report segments whole, before and after; 0 for no report"""
     probe: bool = True
     """also report what became of organs of the volume that ships, which have nothing to do with the training"""
     seed: int = 0
@@ -73,8 +74,17 @@ class FinetuneConfig:
     """replace an adapter that is in the output folder"""
 
     def __post_init__(self) -> None:
-        if self.minutes <= 0 or self.max_steps < 1:
+        if not self.minutes > 0 or self.max_steps < 1:
             raise ValueError(f"minutes={self.minutes} and max_steps={self.max_steps}: expected more than 0 of each")
+        if self.method not in LEARNING_RATES:
+            raise ValueError(f"method={self.method!r}: expected one of {', '.join(LEARNING_RATES)}")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate={self.learning_rate}: expected more than 0, or none for the method's own")
+        if self.rank < 1:
+            raise ValueError(f"rank={self.rank}: expected 1 or more")
+        for name in ("report_cases", "seed", "cache_megabytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
         if self.batch_size < 1 or self.objects_per_crop < 1 or self.validate_every < 1 or self.patience < 1:
             raise ValueError(
                 f"batch_size={self.batch_size}, objects_per_crop={self.objects_per_crop}, "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +24,19 @@ from ..data.crops import (
     smooth_field,
 )
 from ..data.folds import patient_fraction
-from ..data.reading import grid_difference, read_grid
+from ..data.reading import Grid, grid_difference, read_grid
 from ..data.transforms import acquire, remap
 from ..preprocessing import PreprocessingConfig
 from ..tiles import TileLattice
+from ..volume_checks import check_contrast
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".mgz")
 MIN_VOXELS = 8
-"""Smallest part of a label in a crop that is asked for by a prompt."""
-
+"""Smallest part of a label in a case that is learned from, and in a crop that is asked for by a prompt."""
+WHOLE_WITHIN = 1e-3
+"""How far a label value may be from a whole number: files store scaled integers, which give 1.00002 for 1."""
 
 OWN_LEVEL_SHARE = 0.9
 """Share of crops at the zoom level that inference draws a label at; the others are coarser."""
@@ -71,14 +75,17 @@ def find_cases(images: str | Path, labels: str | Path) -> list[CasePaths]:
     """Pairs of files with one name in two folders, in the order of their names.
 
     Raises:
-        ValueError: if a folder is missing, or no two names agree.
+        ValueError: if a folder is missing or both are one, two files have one name, or no two names agree.
     """
+    if Path(images).resolve() == Path(labels).resolve():
+        raise ValueError(f"images={str(images)!r} and labels={str(labels)!r} are one folder; put the label maps apart")
     found = {kind: _named_files(Path(folder), kind) for kind, folder in (("images", images), ("labels", labels))}
     shared = sorted(set(found["images"]) & set(found["labels"]))
     if not shared:
         examples = [", ".join(sorted(names)[:3]) or "nothing" for names in found.values()]
         raise ValueError(
             f"no image in {images} has a label map of its name in {labels}: there are {examples[0]} and {examples[1]}"
+            + _hint_at_folders(Path(images), Path(labels))
         )
     alone = sorted(set(found["images"]) ^ set(found["labels"]))
     if alone:
@@ -93,52 +100,64 @@ def _named_files(folder: Path, kind: str) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
         if suffix and path.is_file() and not path.name.startswith("."):
-            named[path.name[: -len(suffix)].removesuffix("_0000")] = path
+            name = path.name[: -len(suffix)].removesuffix("_0000")
+            if name in named:
+                raise ValueError(
+                    f"{kind}: {named[name].name} and {path.name} in {folder} have one name, {name!r}; keep one of them"
+                )
+            named[name] = path
     return named
 
 
-def label_names(labels: str | Path, stated: str | None = None) -> dict[int, str]:
-    """What label values mean: as stated, ``1=liver,2=tumour``, or from a ``dataset.json`` beside or above the labels.
+def _hint_at_folders(images: Path, labels: Path) -> str:
+    """What to do where the files lie in folders of their own; empty where they do not."""
+    for kind, folder in (("images", images), ("labels", labels)):
+        if inner := sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            cure = "one file for each image" if kind == "images" else "one label map for each image, with a value for"
+            cure += "" if kind == "images" else " each structure"
+            return f"; {kind} lie in folders of their own ({', '.join(inner[:3])}): {cure} is read"
+    return ""
 
-    Understood are value to name (Medical Segmentation Decathlon) and name to value (nnU-Net).
+
+def read_label_map(path: Path) -> Grid:
+    """Reads a label map: (I, J, K) uint8 or int32.
 
     Raises:
-        ValueError: for a statement of another form.
+        ValueError: if it has other axes, or values that are not whole or out of range.
     """
-    if stated is not None:
-        pairs = [pair.partition("=") for pair in stated.split(",")]
-        if not all(value.strip().isdigit() and int(value) > 0 and name.strip() for value, _, name in pairs):
-            raise ValueError(f"names={stated!r}: expected such as 1=liver,2=tumour")
-        return {int(value): name.strip() for value, _, name in pairs}
-    for folder in (Path(labels), Path(labels).resolve().parent):
-        path = folder / "dataset.json"
-        if path.is_file():
-            values = json.loads(path.read_text(encoding="utf-8")).get("labels", {})
-            by_name = any(isinstance(v, int) for v in values.values())
-            pairs = [(v, k) if by_name else (k, v) for k, v in values.items()]
-            return {int(value): str(name) for value, name in pairs if isinstance(value, int) or str(value).isdigit()}
-    return {}
+    grid = read_grid(path, is_label=True)
+    values = np.asarray(grid.array)
+    if values.ndim != 3:
+        raise ValueError(f"{path}: {values.ndim} axes; give a label map of 3 axes, with a value for each structure")
+    if values.dtype.kind == "f":
+        given, values = values, np.rint(values)
+        if (wrong := np.abs(given - values) > WHOLE_WITHIN).any():
+            raise ValueError(f"{path}: label value {given[wrong][0]:g} is not whole; was it resampled? Use nearest")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"{path}: label values from {low} to {high}, expected 0 to 65535; is it the image?")
+    return replace(grid, array=values.astype(np.uint8 if high < 256 else np.int32))
 
 
 def load_case(case: CasePaths, config: PreprocessingConfig) -> TrainingVolume:
     """Reads a case: canonical, preprocessed, its labels indexed.
 
     Raises:
-        ValueError: if a file is damaged, the grids differ, or label values are not whole numbers.
+        ValueError: if a file is damaged, the grids differ, nothing can be seen in the image, or label values are not
+            whole numbers.
     """
-    image, label = read_grid(case.image), read_grid(case.label, is_label=True)
-    if image.array.ndim != 3 or label.array.ndim != 3:
-        raise ValueError(f"{case.image}: {image.array.ndim} axes, labels {label.array.ndim}; give one channel, 3 axes")
+    image, label = read_grid(case.image), read_label_map(case.label)
+    if image.array.ndim != 3:
+        raise ValueError(f"{case.image}: {image.array.ndim} axes; give one channel, or one frame, of 3 axes")
+    check_contrast(image.array, str(case.image))
+    if image.nonfinite_count:
+        logger.warning("%s: %d voxels are NaN or infinite, and read as the minimum", case.image, image.nonfinite_count)
     if difference := grid_difference(image, label):
         raise ValueError(f"{case.label} does not lie on the grid of {case.image}: {difference}; resample it onto it")
-    values = np.asarray(label.array)
-    if values.min() < 0 or values.max() > 65535 or (values != np.rint(values)).any():
-        raise ValueError(
-            f"{case.label}: label values from {values.min()} to {values.max()}, expected 0 to 65535, whole"
-        )
-    values = np.ascontiguousarray(values.astype(np.uint8 if values.max() < 256 else np.int32))
+    values = np.ascontiguousarray(label.array)
     spacing = np.asarray(image.spacing_mm, dtype=np.float64)
-    objects, extents = index_objects(values, spacing, np.random.default_rng(0))
+    objects, extents = index_objects(values, spacing, np.random.default_rng(0), min_voxels=1)
+    objects = {v: found for v, found in objects.items() if len(np.unique(found, axis=0)) >= MIN_VOXELS}
     return TrainingVolume(
         case=case.name,
         dataset="finetune",
@@ -151,15 +170,43 @@ def load_case(case: CasePaths, config: PreprocessingConfig) -> TrainingVolume:
     )
 
 
-def split_cases(names: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Training and validation cases; which is which depends on each case's name and the seed.
+def patients_of(volumes: Mapping[str, TrainingVolume]) -> dict[str, str]:
+    """Case -> what all cases of its patient share: ``sub-NAME`` in front (BIDS), or the very same image."""
+    patients: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for name, volume in volumes.items():
+        subject = re.match(r"sub-[A-Za-z0-9]+(?=_)", name)
+        patient = subject[0] if subject else name
+        same = first.setdefault(hashlib.blake2b(volume.levels[0].image.tobytes()).hexdigest(), name)
+        if same != name:
+            logger.warning("%s and %s hold the same image: they count as one patient", same, name)
+            patient = patients[same]
+        patients[name] = patient
+    return patients
 
-    At least one is held out where there are two or more and the share is not 0.
+
+def split_cases(
+    names: list[str], share: float, seed: int, patients: Mapping[str, str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Training and validation cases; which is which depends on each patient's name and the seed.
+
+    At least one is held out where there are two patients or more and the share is not 0.
+
+    Args:
+        names: of the cases.
+        share: of the cases to hold out.
+        seed: of the choice.
+        patients: case -> patient, whose cases are all on one side; None: each case is a patient of its own.
     """
-    ordered = sorted(names, key=lambda name: patient_fraction(f"finetune {seed}", name))
-    count = 0 if share == 0 or len(names) < 2 else min(len(names) - 1, max(1, round(share * len(names))))
-    held_out = set(ordered[:count])
-    return [n for n in names if n not in held_out], [n for n in names if n in held_out]
+    of = {name: name if patients is None else patients[name] for name in names}
+    ordered = sorted(set(of.values()), key=lambda patient: patient_fraction(f"finetune {seed}", patient))
+    wanted = 0 if share == 0 else max(1, round(share * len(names)))
+    held_out: set[str] = set()
+    for patient in ordered[:-1]:  # one is trained on in any case
+        if sum(of[name] in held_out for name in names) >= wanted:
+            break
+        held_out.add(patient)
+    return [n for n in names if of[n] not in held_out], [n for n in names if of[n] in held_out]
 
 
 def lattice_of(volume: TrainingVolume, tile_size: int) -> TileLattice:

@@ -268,8 +268,17 @@ class Finetuner:
             )
         return {**found, "score": sum(found.values()) / len(found)}
 
-    def fit(self, progress: Progress | None = None) -> Adapter:
-        """Trains until the budget is spent or the held-out cases gain nothing more; returns the best adapter."""
+    def fit(self, progress: Progress | None = None, must_stop: Callable[[], bool] = lambda: False) -> Adapter:
+        """Trains until the budget is spent or the held-out cases gain nothing more; returns the best adapter.
+
+        Args:
+            progress: told how far it is.
+            must_stop: asked before each step; a yes ends the training, as if its budget were spent.
+
+        Raises:
+            ValueError: if the time was over before the first step.
+            KeyboardInterrupt: if it is stopped before the first step.
+        """
         config = self.config
         started = time.monotonic()
         best, best_score, stale = self.trainable.state(), -1.0, 0
@@ -280,7 +289,10 @@ class Finetuner:
         next_validation = 0.0
         while True:
             spent = max(self.step / config.max_steps, (time.monotonic() - started) / (60 * config.minutes))
-            is_last = spent >= 1
+            is_stopped = must_stop()
+            is_last = spent >= 1 or is_stopped
+            if is_last and not self.step:
+                self._explain_nothing(is_stopped)
             is_due = self.step % config.validate_every == 0 and time.monotonic() >= next_validation
             if (is_last or is_due) and self.step and self.validation_views:
                 began = time.monotonic()
@@ -293,6 +305,8 @@ class Finetuner:
                     best, best_score, stale = self.trainable.state(), row["score"], 0
                 else:
                     stale += 1
+            if is_stopped:
+                logger.warning("stopped after %d steps: what was learned so far is kept", self.step)
             if is_last or stale >= config.patience:
                 break
             losses.append(self.train_step(spent))
@@ -303,17 +317,25 @@ class Finetuner:
         self.model.eval()
         return self.trainable.export(Path(config.output).name or "adapter")
 
+    def _explain_nothing(self, is_stopped: bool) -> None:
+        if is_stopped:
+            raise KeyboardInterrupt
+        raise ValueError(
+            f"minutes={self.config.minutes}: over before the first step, as the first validation takes longer; give "
+            "more, or validation_share=0"
+        )
+
 
 def describe_labels(volumes: list[TrainingVolume], names: dict[int, str]) -> list[AdapterLabel]:
-    """Every label that occurs, with its name and typical extent.
+    """Every label that occurs, of those that have a name where any has one, with its typical extent.
 
     Raises:
-        ValueError: if there is none, or one that was named does not occur.
+        ValueError: if there is none.
     """
     extents: dict[int, list[float]] = {}
     for volume in volumes:
-        for value, extent in volume.extents_mm.items():
-            extents.setdefault(int(value), []).append(extent)
+        for value in volume.objects:
+            extents.setdefault(int(value), []).append(volume.extents_mm[value])
     if not extents:
         raise ValueError("no label map has a label of 8 voxels or more: there is nothing to learn; check the labels")
     return [

@@ -10,10 +10,9 @@ import torch
 
 from ..adapters import Adapter
 from ..data.prompt_simulator import sample_points
-from ..data.reading import read_grid
 from ..models import PromptableModel
 from ..predictor import Predictor
-from .finetune_data import CasePaths
+from .finetune_data import CasePaths, read_label_map
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +49,9 @@ def make_report(
         for key, chosen in (("base", None), ("adapter", name)):
             predictor.set_adapter(chosen)
             found[key] = measure_cases(predictor, cases, adapter.config.names, is_adapted=chosen is not None)
+        how = "held-out cases, whole volumes; crops of all that are held out told when to stop"
         for what, value in found["adapter"].items():
-            base = found["base"].get(what)
-            rows.append(_row(what, base, value, len(cases), "held-out cases, whole volumes"))
+            rows.append(_row(what, found["base"].get(what), value, len(cases), how))
     if probe:
         from .. import demo
 
@@ -78,7 +77,7 @@ def measure_cases(
     scores: dict[str, list[float]] = {}
     for case in cases:
         predictor.set_image(str(case.image))
-        truth = predictor.volume.from_canonical_array(np.ascontiguousarray(read_grid(case.label, is_label=True).array))
+        truth = predictor.volume.from_canonical_array(np.ascontiguousarray(read_label_map(case.label).array))
         present = [v for v in names if (truth == v).any()]
         for value in present:
             for count, dice in click_dice(predictor, truth == value, max(CLICKS)).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,58 @@ def test_embeddings_of_two_adapters_are_never_mixed(predictor: Predictor, model:
     for name, wanted in zip(names * 2, answers * 2, strict=True):
         predictor.set_adapter(name)
         assert np.array_equal(probability(predictor), wanted)
+
+
+def test_the_predictor_follows_adapters_that_are_taken_off_by_the_stack(
+    predictor: Predictor, model: PromptableModel
+) -> None:
+    base = probability(predictor)
+    name = predictor.adapters.add(random_adapter(model, "lora"))
+    predictor.set_adapter(name)
+    tuned = probability(predictor)
+    predictor.cache.clear()
+    predictor.adapters.remove(name)
+    assert np.array_equal(probability(predictor), base)
+    predictor.adapters.add(random_adapter(model, "lora"))
+    predictor.adapters.activate(name)
+    assert np.array_equal(probability(predictor), tuned)
+
+
+def test_what_an_adapter_thinks_of_an_atlas_is_not_the_bases(predictor: Predictor, model: PromptableModel) -> None:
+    def known() -> list[tuple[str, int]]:
+        engine = predictor._require_engine()
+        return [key for key in engine.registrations if key[0] == engine.weights]
+
+    predictor._require_engine().registrations[("", 0)] = None
+    name = predictor.adapters.add(random_adapter(model, "decoder"))
+    predictor.set_adapter(name)
+    assert not known()
+    predictor.set_image(predictor.volume)
+    assert predictor._require_engine().weights == predictor.adapters.signature != ""
+    predictor._require_engine().registrations[(predictor.adapters.signature, 0)] = None
+    predictor.set_adapter(None)
+    assert not known()
+
+
+def test_a_predictor_with_adapters_is_freed_at_once(model: PromptableModel, image: np.ndarray) -> None:
+    predictor = Predictor(model, dtype=torch.float32).set_image(image, spacing=(1, 1, 1))
+    predictor.set_adapter(predictor.adapters.add(random_adapter(model, "decoder")))
+    cache = weakref.ref(predictor.cache)
+    gc.disable()
+    try:
+        del predictor
+        assert cache() is None
+    finally:
+        gc.enable()
+
+
+def test_adapters_whose_paths_end_alike_are_stacked(model: PromptableModel, tmp_path: Path) -> None:
+    folder, names = save_pretrained(model, tmp_path / "base"), []
+    for seed, parent in enumerate(("first", "second")):
+        names.append(random_adapter(model, seed=seed, base_digest="").save_pretrained(tmp_path / parent / "mine"))
+    predictor = Predictor.from_pretrained(folder, adapter=names)
+    assert list(predictor.adapters.strengths) == [str(name) for name in names]
+    assert list(Predictor.from_pretrained(folder, adapter=[names[0], names[0]]).adapters.strengths) == [str(names[0])]
 
 
 def test_a_decoder_adapter_reuses_the_embeddings_of_the_base(predictor: Predictor, model: PromptableModel) -> None:

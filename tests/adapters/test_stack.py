@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptseg.adapters import Adapter, AdapterConfig, AdapterLabel, AdapterStack
+from promptseg.adapters import stack as module
 from promptseg.adapters.config import METHODS
 from promptseg.adapters.targets import expected_tensors
 from promptseg.adapters.trainable import TrainableAdapter
@@ -149,6 +150,39 @@ def test_another_one_is_added_while_one_is_on(model: PromptableModel) -> None:
         stack.activate(name)
 
 
+def test_adding_another_one_leaves_those_that_are_merged_merged(model: PromptableModel) -> None:
+    stack, changes = AdapterStack(model, on_change=lambda: changes.append(stack.signature)), []
+    name = stack.add(random_adapter(model, "lora"))
+    stack.activate(name, merge=True)
+    wanted, signature = run(model), stack.signature
+    stack.add(random_adapter(PromptableModel(CONFIG), "dora", 2), "other")
+    assert stack.is_merged and stack.signature == signature
+    assert difference(run(model), wanted) == 0
+    assert changes == [signature]  # nothing changed for those who use the model
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_what_is_interrupted_leaves_the_base(
+    model: PromptableModel, monkeypatch: pytest.MonkeyPatch, merge: bool
+) -> None:
+    before, wanted, stack, told = state_of(model), run(model), AdapterStack(model), []
+    name = stack.add(random_adapter(model, "lora"))
+    stack._on_change = lambda: told.append(dict(stack.strengths))
+    with monkeypatch.context() as patched:
+        made = iter([module.make_delta] * 3)
+        patched.setattr(module, "make_delta", lambda *given: next(made, interrupted)(*given))
+        with pytest.raises(KeyboardInterrupt):
+            stack.activate(name, merge=merge)
+    assert stack.strengths == {} and told == [{}]
+    assert is_bit_equal(state_of(model), before) and difference(run(model), wanted) == 0
+    stack.activate(name, merge=merge)
+    assert difference(run(model), wanted) > 1e-3
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_the_encoder_counts_only_where_it_is_changed(model: PromptableModel) -> None:
     assert random_adapter(model, "decoder").encoder_digest == ""
     assert random_adapter(model, "lora", scope="decoder").encoder_digest == ""
@@ -216,6 +250,25 @@ def test_a_folder_gives_it_back(model: PromptableModel, method: str, tmp_path: P
     assert "base_model: random" in (folder / "README.md").read_text()
 
 
+def test_the_working_directory_has_its_name(
+    model: PromptableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(random_adapter(model).save_pretrained(tmp_path / "mine"))
+    assert Adapter.from_pretrained(".").name == "mine"
+
+
+def test_weights_are_saved_without_adapters_or_with_them_merged(model: PromptableModel, tmp_path: Path) -> None:
+    stack = AdapterStack(model)
+    stack.activate(stack.add(random_adapter(model, "lora")))
+    wanted = run(model)
+    with pytest.raises(ValueError, match=r"adapters are on: take them off first.*merge=True"):
+        model.save_pretrained(tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+    stack.activate(list(stack.strengths), merge=True)
+    back = PromptableModel.from_pretrained(model.save_pretrained(tmp_path / "weights"))
+    assert difference(run(back), wanted) < TOLERANCE * max(1.0, float(wanted.mask_logits.abs().max()))
+
+
 def test_one_for_other_weights_is_refused(model: PromptableModel) -> None:
     adapter = random_adapter(model, base_digest="a" * 64)
     AdapterStack(model, "a" * 64).add(adapter)
@@ -257,7 +310,11 @@ def test_a_label_value_has_one_name(model: PromptableModel) -> None:
     assert [label.value for label in stack.labels] == [1, 2, 7]
 
 
-@pytest.mark.parametrize("text", ['{"method": "lora", "surprise": 1}', '{"method": "magic"}', "[]", '{"labels": [{}]}'])
+@pytest.mark.parametrize(
+    "text",
+    ['{"method": "lora", "surprise": 1}', '{"method": "magic"}', "[]", '{"labels": [{}]}', '{"labels": ["liver"]}',
+     '{"rank": 2.5}', '{"alpha": NaN}', '{"tokens_per_label": -1}', '{"preprocessing": 3}', '{"tunes_norms": "no"}'],
+)  # fmt: skip
 def test_a_broken_configuration_is_one_error(model: PromptableModel, tmp_path: Path, text: str) -> None:
     folder = random_adapter(model).save_pretrained(tmp_path / "mine")
     (folder / "adapter_config.json").write_text(text)

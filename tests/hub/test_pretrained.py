@@ -17,6 +17,7 @@ from promptseg.models import pretrained as module
 from promptseg.models.pretrained import load_pretrained, save_pretrained
 from promptseg.models.registry import resolve
 from promptseg.safe_loading import KeyMigration
+from promptseg.shipped import trained_names
 
 from .conftest import CONFIG
 
@@ -60,6 +61,38 @@ def test_a_card_that_is_there_is_kept(model: PromptableModel, tmp_path: Path) ->
     (tmp_path / "README.md").write_text("mine")
     save_pretrained(model, tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"depth": 2.5}, "depth=2.5: expected an integer"),
+        ({"name": 7}, "name=7: expected a string"),
+        ({"text_terms": [{"surprise": 1}]}, "text_terms"),
+        ({"atlases": 5}, "atlases=5"),
+        ({"preprocessing": [1]}, "preprocessing"),
+        ({"mlp_ratio": None}, "mlp_ratio=None"),
+        ({"embed_dim": 0}, "embed_dim=0: expected 1 or more"),
+        ({"num_heads": 0}, "num_heads=0: expected 1 or more"),
+        ({"num_levels": -3}, "num_levels=-3: expected 1 or more"),
+    ],
+)
+def test_a_configuration_of_other_types_is_named(
+    model: PromptableModel, tmp_path: Path, values: dict[str, object], named: str
+) -> None:
+    folder = save_pretrained(model, tmp_path / "weights")
+    content = json.loads((folder / "config.json").read_text())
+    content["model"].update(values)
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"config\.json: .*{named}"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"model": 3}', '{"text_terms": [1]}', '{"text_terms": 5}'])
+def test_words_of_a_broken_configuration_are_one_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json is not a configuration of weights"):
+        trained_names(str(tmp_path))
 
 
 def test_renamed_keys_are_migrated(model: PromptableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

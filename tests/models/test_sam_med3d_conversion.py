@@ -74,15 +74,22 @@ def test_convert_refuses_another_architecture_by_key_and_leaves_nothing(tmp_path
 
 def test_convert_replaces_a_folder_only_if_allowed(tmp_path: Path, tiny: SamMed3DModel) -> None:
     checkpoint = published_checkpoint(tmp_path / "sam.pth", tiny)
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "mine.txt").write_text("keep")
+    out = convert_sam_med3d(checkpoint, tmp_path / "out", config=TINY)
+    (out / "README.md").write_text("of before")
     with pytest.raises(ValueError, match="there already"):
         convert_sam_med3d(checkpoint, out, config=TINY)
-    assert (out / "mine.txt").read_text() == "keep"
+    assert (out / "README.md").read_text() == "of before"
     convert_sam_med3d(checkpoint, out, overwrite=True, config=TINY)
-    assert not (out / "mine.txt").exists() and (out / "model.safetensors").exists()
+    assert (out / "README.md").read_text() != "of before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "sam.pth"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_convert_never_takes_other_files_with_the_folder(tmp_path: Path, tiny: SamMed3DModel, overwrite: bool) -> None:
+    checkpoint = published_checkpoint(tmp_path / "sam.pth", tiny)
+    with pytest.raises(ValueError, match=r"holds sam\.pth, which would be lost: choose another folder"):
+        convert_sam_med3d(checkpoint, tmp_path, overwrite, config=TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["sam.pth"]
 
 
 def test_convert_on_a_full_disk_leaves_nothing(tmp_path: Path, tiny: SamMed3DModel) -> None:

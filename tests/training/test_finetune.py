@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -15,63 +14,25 @@ from promptseg import Predictor
 from promptseg.adapters import Adapter
 from promptseg.adapters.tokens import WORD_NOISE, LabelTokens
 from promptseg.cli import main
-from promptseg.models import ModelConfig, PromptableModel
-from promptseg.models.pretrained import save_pretrained
+from promptseg.models import PromptableModel
 from promptseg.structures import known_words, text_tokens, understand
 from promptseg.training.finetune import Finetuner, finetune, read_report
-from promptseg.training.finetune_config import FinetuneConfig
 from promptseg.training.finetune_data import View, find_cases, load_case
 from promptseg.training.finetune_episode import play_episode, validate_crops
 from promptseg.training.finetune_views import ViewCache, hash_of
 
 from .. import toy_text
-
-MODEL = ModelConfig(
-    name="random", tile_size=32, stem_channels=(8, 8, 8), stem_depths=(1, 1, 1), embed_dim=24, depth=1, num_heads=2,
-    decoder_depth=1, decoder_channels=(8, 8, 8), num_levels=4, text_dim=6, word_hints=True,
-)  # fmt: skip
+from .finetune_runs import MODEL, draw_cases, options, save_base
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four volumes with a bright and a very bright block each."""
-    root = tmp_path_factory.mktemp("finetune")
-    rng = np.random.default_rng(0)
-    for name in "abcd":
-        labels = np.zeros((24, 22, 20), dtype=np.uint8)
-        i, j, k = rng.integers(2, 6, 3)
-        labels[i : i + 8, j : j + 7, k : k + 8] = 1
-        labels[i + 8 : i + 14, j : j + 9, k : k + 6] = 2
-        image = (rng.normal(50, 5, labels.shape) + 60 * labels).astype(np.float32)
-        for kind, array in (("images", image), ("labels", labels)):
-            (root / kind).mkdir(exist_ok=True)
-            nib.save(nib.Nifti1Image(array, np.diag([-1.0, 1.0, 1.0, 1.0])), root / kind / f"{name}.nii.gz")
-    (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "head": 1, "tail": 2}}))
-    return root
+    return draw_cases(tmp_path_factory.mktemp("finetune"))
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights."""
-    torch.manual_seed(0)
-    return save_pretrained(PromptableModel(MODEL), tmp_path_factory.mktemp("base") / "random")
-
-
-def options(data: Path, base: Path, output: Path, **fields: object) -> FinetuneConfig:
-    values: dict[str, object] = {
-        "model": str(base),
-        "images": str(data / "images"),
-        "labels": str(data / "labels"),
-        "output": str(output),
-        "method": "decoder",
-        "max_steps": 4,
-        "batch_size": 2,
-        "validate_every": 2,
-        "report_cases": 0,
-        "probe": False,
-        "device": "cpu",
-    }
-    return FinetuneConfig(**{**values, **fields})  # type: ignore[arg-type]
+    return save_base(tmp_path_factory.mktemp("base") / "random")
 
 
 def make_tuner(data: Path, **fields: object) -> Finetuner:
@@ -377,21 +338,3 @@ def test_what_cannot_be_tuned_is_one_error(data: Path, base: Path, tmp_path: Pat
     with pytest.raises(ValueError, match="unknown checkpoint"):
         finetune(options(data, Path("no-such-weights"), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-def test_an_adapter_that_is_there_is_replaced_only_when_asked(
-    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = finetune(options(data, base, tmp_path / "mine", max_steps=1))
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    with monkeypatch.context() as patched:
-        patched.setattr(Finetuner, "fit", lambda *_: pytest.fail("it trained"))
-        with pytest.raises(ValueError, match="holds an adapter: choose another folder, or allow .*--overwrite"):
-            finetune(options(data, base, folder, max_steps=1, seed=1))
-        (tmp_path / "notes").mkdir()
-        (tmp_path / "notes" / "mine.txt").touch()
-        with pytest.raises(ValueError, match="is there already and not empty"):
-            finetune(options(data, base, tmp_path / "notes", max_steps=1))
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    finetune(options(data, base, folder, max_steps=1, seed=1, overwrite=True))
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} != before

@@ -20,11 +20,12 @@ from promptseg.training.finetune_data import (
     CasePaths,
     draw_view,
     find_cases,
-    label_names,
     lattice_of,
     load_case,
+    patients_of,
     split_cases,
 )
+from promptseg.training.finetune_labels import choose_names, label_names
 from promptseg.training.finetune_loop import describe_labels
 from promptseg.training.finetune_report import click_dice, deepest_point, dice_of
 
@@ -83,6 +84,21 @@ def test_folders_without_pairs_are_one_error(tmp_path: Path) -> None:
         find_cases(tmp_path / "nowhere", tmp_path / "labels")
 
 
+def test_folders_that_cannot_be_paired_say_why(tmp_path: Path) -> None:
+    make_case(tmp_path)
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    with pytest.raises(ValueError, match="are one folder; put the label maps apart"):
+        find_cases(images, tmp_path / "labels" / ".." / "images")
+    (images / "a_0000.nii").touch()
+    with pytest.raises(ValueError, match=r"a\.nii\.gz and a_0000\.nii in .* have one name, 'a'; keep one of them"):
+        find_cases(images, labels)
+    (images / "a_0000.nii").unlink()
+    (labels / "liver").mkdir()
+    (labels / "a.nii.gz").rename(labels / "liver" / "a.nii.gz")
+    with pytest.raises(ValueError, match=r"labels lie in folders of their own \(liver\): one label map for each image"):
+        find_cases(images, labels)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -100,10 +116,65 @@ def test_names_are_found_in_a_dataset_json(tmp_path: Path, content: dict[str, ob
     assert label_names(tmp_path / "labels", "2=fin") == {2: "fin"}
 
 
-@pytest.mark.parametrize("stated", ["liver", "0=background", "1=", "=x", "1:x"])
+@pytest.mark.parametrize("stated", ["liver", "0=background", "1=", "=x", "1:x", "²=x"])
 def test_names_of_another_form_are_refused(tmp_path: Path, stated: str) -> None:
     with pytest.raises(ValueError, match="expected such as 1=liver"):
         label_names(tmp_path, stated)
+
+
+@pytest.mark.parametrize("stated", ["1=liver,1=tumour", "1=liver,2=liver"])
+def test_names_are_given_once(tmp_path: Path, stated: str) -> None:
+    with pytest.raises(ValueError, match=f"names='{stated}': a value or a name is there twice"):
+        label_names(tmp_path, stated)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"labels": ["liver"]}'])
+def test_a_broken_dataset_json_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(ValueError, match=r"dataset\.json has no readable names .*give names such as 1=liver"):
+        label_names(tmp_path)
+
+
+def test_what_is_no_structure_in_a_dataset_json_has_no_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    assert label_names(tmp_path) == {2: "core"}
+    assert "whole stand for several values" in caplog.text
+
+
+def stand_in(**voxels: int) -> TrainingVolume:
+    """A case with labels v1, v2, ... of so many voxels."""
+    counts = {int(name[1:]): count for name, count in voxels.items()}
+    objects = {value: np.zeros((count, 3), dtype=int) for value, count in counts.items() if count >= 8}
+    return TrainingVolume("a", "", "", (), np.zeros((4, 4, 4)), np.ones(3), objects, dict.fromkeys(counts, 9.0))
+
+
+def test_labels_that_are_not_learned_or_measured_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    training, validation = [stand_in(v1=9, v2=9, v4=1)], [stand_in(v1=9, v3=9)]
+    assert choose_names({}, training, validation, False) == {}
+    assert "not learned: label 3, 4, of which no training case has 8 voxels" in caplog.text
+    assert "label values 2 are in no held-out case: nothing is measured" in caplog.text
+    caplog.clear()
+    assert choose_names({1: "liver", 3: "eye"}, training, validation, True) == {1: "liver", 3: "eye"}
+    assert "label values 2 have no name, and are taken as background" in caplog.text
+    assert "not learned: label 3 (eye), 4, " in caplog.text
+    caplog.clear()
+    assert choose_names({7: "fin"}, training, validation, False) == {}
+    assert "none of the named labels is in the training cases, which have 1, 2" in caplog.text
+    with pytest.raises(ValueError, match=r"names=\{7: 'fin'\}: none .* which have 1, 2"):
+        choose_names({7: "fin"}, training, validation, True)
+    caplog.clear()
+    assert choose_names({1: "liver"}, [stand_in(v1=9)], [stand_in(v1=9)], True) == {1: "liver"}
+    assert not caplog.records
+
+
+def test_small_labels_are_known_but_not_asked_for(case: CasePaths) -> None:
+    labels = np.zeros((20, 22, 12), dtype=np.uint8)
+    labels[:2, :2, :2], labels[9, 9, :7] = 1, 5
+    save(case.label, labels)
+    volume = load_case(case, PREPROCESSING)
+    assert set(volume.objects) == {1} and set(volume.extents_mm) == {1, 5}
+    assert [label.value for label in describe_labels([volume], {})] == [1]
 
 
 def test_a_case_is_canonical_with_its_objects(volume: TrainingVolume) -> None:
@@ -126,10 +197,35 @@ def test_labels_on_another_grid_are_refused(case: CasePaths, tmp_path: Path) -> 
         load_case(CasePaths("a", case.image, label), PREPROCESSING)
 
 
-def test_label_values_are_whole_numbers(case: CasePaths, tmp_path: Path) -> None:
-    label = save(tmp_path / "soft.nii.gz", np.full((20, 22, 12), 0.5, dtype=np.float32))
-    with pytest.raises(ValueError, match="expected 0 to 65535, whole"):
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [(0.5, "label value 0.5 is not whole"), (-1, "from 0 to -1|from -1 to -1"), (70000, "expected 0 to 65535")],
+)
+def test_label_values_are_whole_numbers(case: CasePaths, tmp_path: Path, value: float, named: str) -> None:
+    label = save(tmp_path / "soft.nii.gz", np.full((20, 22, 12), value, dtype=np.float32))
+    with pytest.raises(ValueError, match=named):
         load_case(CasePaths("a", case.image, label), PREPROCESSING)
+
+
+def test_labels_stored_as_scaled_integers_are_whole(case: CasePaths) -> None:
+    before = load_case(case, PREPROCESSING).labels
+    scaled = nib.Nifti1Image(nib.load(case.label).get_fdata(), np.diag([-1.0, 1.0, 2.0, 1.0]))  # type: ignore[attr-defined]
+    scaled.set_data_dtype(np.int16)
+    nib.save(scaled, case.label)
+    assert (nib.load(case.label).get_fdata() % 1).any()  # type: ignore[attr-defined]
+    found = load_case(case, PREPROCESSING).labels
+    assert found is not None and before is not None and np.array_equal(found, before)
+
+
+def test_images_that_show_nothing_and_label_maps_of_several_axes_are_refused(case: CasePaths, tmp_path: Path) -> None:
+    constant = save(tmp_path / "constant.nii.gz", np.full((20, 22, 12), 7, dtype=np.int16))
+    with pytest.raises(ValueError, match=r"constant\.nii\.gz: every voxel is 7"):
+        load_case(CasePaths("a", constant, case.label), PREPROCESSING)
+    several = save(tmp_path / "several.nii.gz", np.zeros((20, 22, 12, 2), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"several\.nii\.gz: 4 axes; give a label map of 3 axes"):
+        load_case(CasePaths("a", case.image, several), PREPROCESSING)
+    with pytest.raises(ValueError, match=r"several\.nii\.gz: 4 axes; give one channel"):
+        load_case(CasePaths("a", several, case.label), PREPROCESSING)
 
 
 @given(st.integers(1, 30), st.floats(0, 0.9), st.integers(0, 99))
@@ -140,6 +236,24 @@ def test_the_split_is_by_case_and_holds_one_out_at_least(count: int, share: floa
     assert training
     assert bool(validation) == (count > 1 and share > 0)
     assert split_cases(names[::-1], share, seed) == (training[::-1], validation[::-1])
+
+
+@given(st.integers(2, 9), st.integers(1, 4), st.floats(0.1, 0.9), st.integers(0, 99))
+def test_a_patient_is_on_one_side_of_the_split(count: int, visits: int, share: float, seed: int) -> None:
+    patients = {f"sub-{n}_ses-{v}": f"sub-{n}" for n in range(count) for v in range(visits)}
+    training, validation = split_cases(list(patients), share, seed, patients)
+    assert training and validation and sorted(training + validation) == sorted(patients)
+    assert not {patients[n] for n in training} & {patients[n] for n in validation}
+    assert split_cases(["a", "b"], 0.5, seed, {"a": "x", "b": "x"}) == (["a", "b"], [])
+
+
+def test_patients_are_told_by_their_names_and_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    volumes = {n: load_case(make_case(tmp_path, n), PREPROCESSING) for n in ("sub-1_ses-1", "copy")}
+    other = {n: load_case(make_case(tmp_path, n, (20, 22, 14)), PREPROCESSING) for n in ("sub-1_ses-2", "subway_1")}
+    assert patients_of({**volumes, **other}) == {
+        "sub-1_ses-1": "sub-1", "copy": "sub-1", "sub-1_ses-2": "sub-1", "subway_1": "sub-1",
+    }  # fmt: skip
+    assert "sub-1_ses-1 and copy hold the same image" in caplog.text
 
 
 def test_a_centred_crop_shows_all_of_its_label(volume: TrainingVolume) -> None:
@@ -201,6 +315,12 @@ def test_labels_are_described_by_name_and_extent(volume: TrainingVolume) -> None
         ({"batch_size": 0}, "batch_size=0"),
         ({"augmentation": 2.0}, "augmentation=2.0"),
         ({"validation_share": 1.0}, "leaves nothing to train on"),
+        ({"minutes": float("nan")}, "minutes=nan"),
+        ({"method": "magic"}, "method='magic'"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"rank": 0}, "rank=0"),
+        ({"report_cases": -1}, "report_cases=-1"),
+        ({"seed": -1}, "seed=-1"),
         ({"method": "full", "scope": "decoder"}, "scope='decoder' and method='full'"),
     ],
 )
