@@ -171,11 +171,18 @@ class EmbeddingCache:
     Args:
         max_bytes: of the memory cache; the most recent entry is always kept.
         disk: folder cache behind it.
+        device: of the model, to which entries from disk are brought.
     """
 
-    def __init__(self, max_bytes: int = DEFAULT_MEMORY_BYTES, disk: DiskCache | None = None) -> None:
+    def __init__(
+        self,
+        max_bytes: int = DEFAULT_MEMORY_BYTES,
+        disk: DiskCache | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.max_bytes = max_bytes
         self.disk = disk
+        self.device = device
         self.stats = CacheStats()
         self._entries: OrderedDict[tuple[str, TileKey], ImageEmbedding] = OrderedDict()
         self._lock = threading.Lock()
@@ -202,6 +209,7 @@ class EmbeddingCache:
             self.stats.rejected += was_rejected
             if entry is not None:
                 self.stats.disk_hits += 1
+                entry = entry.to(self.device)
                 self._remember(signature, tile, entry)
                 return entry
         self.stats.misses += 1

@@ -80,7 +80,8 @@ class Predictor(AdapterMethods):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype or preferred_dtype(self.device)
         self.model = model.eval().to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
-        self.cache = EmbeddingCache(cache_bytes, DiskCache(cache_dir, cache_dir_bytes) if cache_dir else None)
+        disk = DiskCache(cache_dir, cache_dir_bytes) if cache_dir else None
+        self.cache = EmbeddingCache(cache_bytes, disk, self.device)
         self.revision = revision or digest_weights(model)
         self.interaction_config = interaction or InteractionConfig()
         self._engine: TileEngine | None = None

@@ -56,6 +56,21 @@ def test_embeddings_on_disk_serve_the_next_process_but_not_other_weights(tmp_pat
     assert np.array_equal(first.mask, third.mask)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_embedding_from_disk_lies_in_memory_as_one_that_was_just_made(tmp_path: Path, dtype: torch.dtype) -> None:
+    """In bfloat16 the decoder rounds otherwise where channels lie otherwise."""
+    tensors = []
+    for _ in range(2):
+        predictor = make_predictor(dtype=dtype, cache_dir=tmp_path).set_image(make_image((30, 30, 30)), spacing=1)
+        assert predictor.cache.device == predictor.device
+        (embedding,) = predictor._require_engine().embed([predictor.lattice.all_tiles(0)[0]])
+        tensors.append(embedding.tensors())
+    assert predictor.cache.stats.disk_hits == 1
+    for name, made in tensors[0].items():
+        assert torch.equal(made, tensors[1][name])
+        assert made.stride() == tensors[1][name].stride(), name
+
+
 def test_precompute_leaves_only_the_decoder(predictor: Predictor) -> None:
     predictor.set_image(make_image(seed=3), spacing=1)
     predictor.cache.clear()
