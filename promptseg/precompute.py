@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
 from .engine import TileEngine
@@ -46,7 +47,7 @@ def encode_ahead(
         engine: image and model.
         tiles: which.
         lock: taken for each tile.
-        is_wanted: asked under the lock before each tile; encoding ends where it says no.
+        is_wanted: asked under the lock before each tile; encoding ends where it says no, and with the program.
         progress: show a bar on a terminal.
     """
     from tqdm import tqdm
@@ -54,7 +55,7 @@ def encode_ahead(
     shown = progress and sys.stderr.isatty()
     for tile in tqdm(tiles, desc="encoding tiles", unit="tile", disable=not shown, file=sys.stderr):
         with lock:
-            if not is_wanted():
+            if not is_wanted() or not threading.main_thread().is_alive():
                 break
             engine.embed([tile])
         time.sleep(TURN_SECONDS)  # a lock that is taken again at once is never got by those who wait
@@ -62,8 +63,19 @@ def encode_ahead(
 
 
 def in_background(work: Callable[[], int]) -> Future[int]:
-    """Starts work in a thread of its own."""
-    executor = ThreadPoolExecutor(1, thread_name_prefix="promptseg-precompute")
-    future = executor.submit(work)
-    executor.shutdown(wait=False)
+    """Starts work in a thread of its own.
+
+    Not in an executor's, which Python waits for while the main thread still counts as alive, so that work could not
+    tell that the program has ended.
+    """
+    future: Future[int] = Future()
+
+    def run() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="promptseg-precompute").start()
     return future

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+import textwrap
 import tracemalloc
 from pathlib import Path
 
@@ -100,6 +103,43 @@ def test_precompute_stops_when_the_image_changes(predictor: Predictor) -> None:
     predictor.set_image(make_image((20, 20, 20)), spacing=1)
     assert future.result(timeout=300) < 125
     assert predictor.predict(points=[(8, 8, 8)]).mask[8, 8, 8] == 1
+
+
+def test_precompute_in_the_background_ends_with_the_program() -> None:
+    code = """
+        import time
+        from tests.predictor.conftest import make_image, make_predictor
+        predictor = make_predictor().set_image(make_image((90, 90, 90)), spacing=1)
+        encode = predictor.model.encode_image
+        def encode_slowly(*arguments):
+            time.sleep(0.5)
+            print("encoded", flush=True)
+            return encode(*arguments)
+        predictor.model.encode_image = encode_slowly
+        predictor.precompute(background=True)
+        time.sleep(0.1)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("encoded") <= 2
+
+
+def test_an_error_of_precompute_in_the_background_is_told(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor.set_image(make_image(seed=7), spacing=1)
+    predictor.cache.clear()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(predictor.model, "encode_image", fail)
+    future = predictor.precompute(background=True)
+    assert not isinstance(future, int)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        future.result(timeout=300)
 
 
 def test_precompute_chooses_levels_and_counts(predictor: Predictor) -> None:
