@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_MEMORY_BYTES = 512 * 2**20
 DEFAULT_DISK_BYTES = 4 * 2**30
 FORMAT = "promptseg-embedding-1"
+HEADER_BYTES = 2**12
+"""Most that an entry on disk takes beside its tensors."""
 ABANDONED_AFTER_S = 3600.0
 """Age from which a partly written entry is taken to be a killed process's, and removed."""
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
+from .cache import HEADER_BYTES
 from .engine import TileEngine
 from .models.numerics import embedding_bytes
 from .tiles import TileKey
@@ -18,7 +19,9 @@ TURN_SECONDS = 0.001
 
 
 def choose_tiles(engine: TileEngine, levels: list[int] | None, max_tiles: int | None) -> list[TileKey]:
-    """Tiles to encode, coarsest level first; without a disk cache and ``levels`` no more than memory keeps.
+    """Tiles to encode, coarsest level first; without ``levels`` no more than the cache keeps, in memory or on disk.
+
+    More of them would displace the coarsest ones, which every object needs.
 
     Raises:
         ValueError: for a level that the image does not have.
@@ -29,8 +32,10 @@ def choose_tiles(engine: TileEngine, levels: list[int] | None, max_tiles: int | 
     if bad:
         raise ValueError(f"levels={bad}: this image has levels 0 to {lattice.num_levels - 1}")
     tiles = [tile for level in sorted(chosen, reverse=True) for tile in lattice.all_tiles(level)]
-    if levels is None and cache.disk is None:
-        tiles = tiles[: max(1, cache.max_bytes // embedding_bytes(engine.model))]
+    if levels is None:
+        size = embedding_bytes(engine.model)
+        on_disk = 0 if cache.disk is None else cache.disk.max_bytes // (size + HEADER_BYTES)
+        tiles = tiles[: max(1, cache.max_bytes // size, on_disk)]
     return tiles[:max_tiles]
 
 

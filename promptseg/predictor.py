@@ -312,7 +312,7 @@ class Predictor(AdapterMethods):
         """Encodes tiles before they are asked for, coarsest level first, so that each click costs only the decoder.
 
         Args:
-            levels: which zoom levels, 0 the finest; None for all that fit the memory cache (all, with a disk cache).
+            levels: which zoom levels, 0 the finest; None for as many tiles as the cache keeps, in memory or on disk.
             max_tiles: stop after so many.
             progress: show a bar on a terminal.
             background: return at once with a future; clicks go on meanwhile.

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from promptseg import Predictor
+from promptseg.cache import HEADER_BYTES
 from promptseg.models import PromptableModel
 from promptseg.models.numerics import embedding_bytes
 
@@ -160,6 +161,18 @@ def test_precompute_says_what_the_cache_could_keep() -> None:
     assert predictor.precompute(progress=False) == 3  # all that fit, the coarsest first
     assert predictor.precompute(levels=[0], progress=False) == 3  # more were asked for than fit
     assert predictor.cache.num_bytes <= predictor.cache.max_bytes
+
+
+def test_precompute_encodes_no_more_than_the_disk_keeps(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    size = embedding_bytes(PromptableModel(CONFIG)) + HEADER_BYTES
+    options = {"cache_dir": tmp_path, "cache_dir_bytes": int(6.5 * size), "cache_bytes": 2 * size}
+    predictor = make_predictor(**options).set_image(make_image(), spacing=1)
+    assert predictor.precompute(progress=False) == 6
+    assert predictor.encoder_calls == 6
+    again = make_predictor(**options).set_image(make_image(), spacing=1)
+    again.precompute(levels=[again.lattice.num_levels - 1], progress=False)
+    assert again.encoder_calls == 0  # the coarsest was not displaced
 
 
 def test_the_size_of_an_embedding_is_known_before(ready: Predictor) -> None:
