@@ -7,9 +7,9 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import threading
 import time
+import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,20 +105,20 @@ class DiskCache:
 
         tensors = {name: tensor.contiguous() for name, tensor in embedding.tensors().items()}
         metadata = {"format": FORMAT, "key": key, "digest": _digest(tensors)}
-        partial = None
+        partial = self.folder / f"{uuid.uuid4().hex}.tmp"
         try:
-            handle, partial = tempfile.mkstemp(suffix=".tmp", dir=self.folder)
-            os.close(handle)
+            partial.touch()
+            mode = partial.stat().st_mode  # that of any new file; safetensors would give it to its owner alone
             save_file(tensors, partial, metadata=metadata)
-            os.replace(partial, self._path(key))
+            partial.chmod(mode)
+            partial.replace(self._path(key))
             self._shrink()
         except Exception as error:  # safetensors raises its own type for I/O errors
             logger.warning(
                 "cache entry not written to %s: %s; free some space or choose another folder", self.folder, error
             )
-            if partial:
-                with contextlib.suppress(OSError):
-                    os.unlink(partial)
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
     def entries(self) -> list[tuple[float, int, Path]]:
         """(time of last use, bytes, path) of each entry, oldest first."""
