@@ -7,9 +7,9 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import threading
 import time
+import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_MEMORY_BYTES = 512 * 2**20
 DEFAULT_DISK_BYTES = 4 * 2**30
 FORMAT = "promptseg-embedding-1"
+HEADER_BYTES = 2**12
+"""Most that an entry on disk takes beside its tensors."""
 ABANDONED_AFTER_S = 3600.0
 """Age from which a partly written entry is taken to be a killed process's, and removed."""
 
@@ -103,20 +105,20 @@ class DiskCache:
 
         tensors = {name: tensor.contiguous() for name, tensor in embedding.tensors().items()}
         metadata = {"format": FORMAT, "key": key, "digest": _digest(tensors)}
-        partial = None
+        partial = self.folder / f"{uuid.uuid4().hex}.tmp"
         try:
-            handle, partial = tempfile.mkstemp(suffix=".tmp", dir=self.folder)
-            os.close(handle)
+            partial.touch()
+            mode = partial.stat().st_mode  # that of any new file; safetensors would give it to its owner alone
             save_file(tensors, partial, metadata=metadata)
-            os.replace(partial, self._path(key))
+            partial.chmod(mode)
+            partial.replace(self._path(key))
             self._shrink()
         except Exception as error:  # safetensors raises its own type for I/O errors
             logger.warning(
                 "cache entry not written to %s: %s; free some space or choose another folder", self.folder, error
             )
-            if partial:
-                with contextlib.suppress(OSError):
-                    os.unlink(partial)
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
     def entries(self) -> list[tuple[float, int, Path]]:
         """(time of last use, bytes, path) of each entry, oldest first."""
@@ -171,11 +173,18 @@ class EmbeddingCache:
     Args:
         max_bytes: of the memory cache; the most recent entry is always kept.
         disk: folder cache behind it.
+        device: of the model, to which entries from disk are brought.
     """
 
-    def __init__(self, max_bytes: int = DEFAULT_MEMORY_BYTES, disk: DiskCache | None = None) -> None:
+    def __init__(
+        self,
+        max_bytes: int = DEFAULT_MEMORY_BYTES,
+        disk: DiskCache | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.max_bytes = max_bytes
         self.disk = disk
+        self.device = device
         self.stats = CacheStats()
         self._entries: OrderedDict[tuple[str, TileKey], ImageEmbedding] = OrderedDict()
         self._lock = threading.Lock()
@@ -202,6 +211,7 @@ class EmbeddingCache:
             self.stats.rejected += was_rejected
             if entry is not None:
                 self.stats.disk_hits += 1
+                entry = entry.to(self.device)
                 self._remember(signature, tile, entry)
                 return entry
         self.stats.misses += 1

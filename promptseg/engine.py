@@ -12,7 +12,7 @@ from torch import Tensor
 from .cache import EmbeddingCache
 from .canvas import Canvas
 from .models import DecoderOutput, ImageEmbedding, PromptableModel, PromptBatch
-from .models.layers import dilate, to_channels_last
+from .models.layers import dilate
 from .preprocessing import IntensityMapping
 from .prompts import PromptSet, Stroke
 from .registration import Registration
@@ -216,6 +216,6 @@ class TileEngine:
 
 
 def _own_memory(embedding: ImageEmbedding) -> ImageEmbedding:
-    """A copy that does not keep its batch alive, with channels innermost where convolutions read it."""
-    tensors = {n: (to_channels_last(t) if t.ndim == 5 else t).clone() for n, t in embedding.tensors().items()}
-    return ImageEmbedding.from_tensors(tensors)
+    """A copy that does not keep its batch alive."""
+    placed = embedding.to(embedding.tokens.device)
+    return ImageEmbedding.from_tensors({name: tensor.clone() for name, tensor in placed.tensors().items()})

@@ -20,6 +20,7 @@ from .prompts import PromptSet
 from .quality import calibrated_score
 from .search import Finding
 from .volume import Volume
+from .volume_checks import blocks
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,7 +69,9 @@ class LabelPrediction:
 
     def _counts(self) -> dict[int, int]:
         """Label value -> voxels in the label map."""
-        counts = np.bincount(self.labels.reshape(-1), minlength=max(self.names, default=0) + 1)
+        length = max(self.names, default=0) + 1
+        # Block by block: numpy counts a copy of eight bytes a voxel.
+        counts = np.sum([np.bincount(b.reshape(-1), minlength=length) for b in blocks(self.labels)], axis=0)
         return {value: int(counts[value]) for value in self.names}
 
     def object(self, which: str | int) -> Prediction:

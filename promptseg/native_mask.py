@@ -139,7 +139,7 @@ class NativeMask:
         part = self.cut(box)
         for n in wrong:
             part[tuple(voxels[n] - box[0])] = labels[n]
-        return NativeMask(box[0], part)
+        return NativeMask(box[0], part).trimmed()
 
     def value(self, voxel: np.ndarray) -> int:
         """0 or 1 at a canonical voxel."""

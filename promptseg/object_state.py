@@ -68,7 +68,7 @@ def advance(
         The object; ``changed`` bounds where its mask differs from the one before.
 
     Raises:
-        ValueError: if no prompt says where the object is.
+        ValueError: if no prompt says where the object is, or none but a name goes on from what is handed over.
     """
     history = History() if history is None else history
     if handed_over is not None:
@@ -260,11 +260,17 @@ def _is_among(point: np.ndarray, points: np.ndarray) -> bool:
 
 
 def newest_round(prompts: PromptSet) -> Round:
-    """The last point, else the last stroke, else the last box, as a round."""
+    """The last point, else the last stroke, else the last box, as a round.
+
+    Raises:
+        ValueError: if there is none of them.
+    """
     if len(prompts.points):
         return _round(prompts, prompts.points[-1:], int(prompts.labels[-1]))
     if prompts.strokes:
         return _round(prompts, prompts.strokes[-1].voxels, prompts.strokes[-1].label)
+    if not prompts.boxes:
+        raise ValueError("mask: an earlier answer alone changes nothing; add a point, box, scribble or lasso")
     return Round(prompts, prompts.boxes[-1], includes=True)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
+from .cache import HEADER_BYTES
 from .engine import TileEngine
 from .models.numerics import embedding_bytes
 from .tiles import TileKey
@@ -17,7 +19,9 @@ TURN_SECONDS = 0.001
 
 
 def choose_tiles(engine: TileEngine, levels: list[int] | None, max_tiles: int | None) -> list[TileKey]:
-    """Tiles to encode, coarsest level first; without a disk cache and ``levels`` no more than memory keeps.
+    """Tiles to encode, coarsest level first; without ``levels`` no more than the cache keeps, in memory or on disk.
+
+    More of them would displace the coarsest ones, which every object needs.
 
     Raises:
         ValueError: for a level that the image does not have.
@@ -28,8 +32,10 @@ def choose_tiles(engine: TileEngine, levels: list[int] | None, max_tiles: int | 
     if bad:
         raise ValueError(f"levels={bad}: this image has levels 0 to {lattice.num_levels - 1}")
     tiles = [tile for level in sorted(chosen, reverse=True) for tile in lattice.all_tiles(level)]
-    if levels is None and cache.disk is None:
-        tiles = tiles[: max(1, cache.max_bytes // embedding_bytes(engine.model))]
+    if levels is None:
+        size = embedding_bytes(engine.model)
+        on_disk = 0 if cache.disk is None else cache.disk.max_bytes // (size + HEADER_BYTES)
+        tiles = tiles[: max(1, cache.max_bytes // size, on_disk)]
     return tiles[:max_tiles]
 
 
@@ -46,7 +52,7 @@ def encode_ahead(
         engine: image and model.
         tiles: which.
         lock: taken for each tile.
-        is_wanted: asked under the lock before each tile; encoding ends where it says no.
+        is_wanted: asked under the lock before each tile; encoding ends where it says no, and with the program.
         progress: show a bar on a terminal.
     """
     from tqdm import tqdm
@@ -54,7 +60,7 @@ def encode_ahead(
     shown = progress and sys.stderr.isatty()
     for tile in tqdm(tiles, desc="encoding tiles", unit="tile", disable=not shown, file=sys.stderr):
         with lock:
-            if not is_wanted():
+            if not is_wanted() or not threading.main_thread().is_alive():
                 break
             engine.embed([tile])
         time.sleep(TURN_SECONDS)  # a lock that is taken again at once is never got by those who wait
@@ -62,8 +68,19 @@ def encode_ahead(
 
 
 def in_background(work: Callable[[], int]) -> Future[int]:
-    """Starts work in a thread of its own."""
-    executor = ThreadPoolExecutor(1, thread_name_prefix="promptseg-precompute")
-    future = executor.submit(work)
-    executor.shutdown(wait=False)
+    """Starts work in a thread of its own.
+
+    Not in an executor's, which Python waits for while the main thread still counts as alive, so that work could not
+    tell that the program has ended.
+    """
+    future: Future[int] = Future()
+
+    def run() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="promptseg-precompute").start()
     return future

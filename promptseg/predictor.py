@@ -80,7 +80,8 @@ class Predictor(AdapterMethods):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype or preferred_dtype(self.device)
         self.model = model.eval().to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
-        self.cache = EmbeddingCache(cache_bytes, DiskCache(cache_dir, cache_dir_bytes) if cache_dir else None)
+        disk = DiskCache(cache_dir, cache_dir_bytes) if cache_dir else None
+        self.cache = EmbeddingCache(cache_bytes, disk, self.device)
         self.revision = revision or digest_weights(model)
         self.interaction_config = interaction or InteractionConfig()
         self._engine: TileEngine | None = None
@@ -317,7 +318,7 @@ class Predictor(AdapterMethods):
         """Encodes tiles before they are asked for, coarsest level first, so that each click costs only the decoder.
 
         Args:
-            levels: which zoom levels, 0 the finest; None for all that fit the memory cache (all, with a disk cache).
+            levels: which zoom levels, 0 the finest; None for as many tiles as the cache keeps, in memory or on disk.
             max_tiles: stop after so many.
             progress: show a bar on a terminal.
             background: return at once with a future; clicks go on meanwhile.

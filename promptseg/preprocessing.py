@@ -110,7 +110,8 @@ class IntensityMapping:
                 exponent = -int(np.frexp(largest)[1])  # a power of two changes no digit
                 low, high = (float(np.ldexp(v, exponent)) for v in (self.low, self.high))
                 array, mapping = np.ldexp(array.astype(np.float64), exponent), IntensityMapping(low, high, self.table)
-            return mapping(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)))
+            # A copy: torch takes no read-only memory, and no axis of one voxel that runs backwards.
+            return mapping(torch.from_numpy(np.array(array, dtype=np.float32, order="C")))
 
     def _lookup(self, low: int, high: int) -> np.ndarray:
         """Outputs for every integer from low to high: (high - low + 1,) float32."""

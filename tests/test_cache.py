@@ -88,6 +88,27 @@ def test_disk_outlives_the_memory(tmp_path: Path, dtype: torch.dtype) -> None:
     assert_equal(second.get("image", TILES[0]), make_embedding(dtype=dtype))
 
 
+def test_entries_from_disk_are_brought_to_the_model(tmp_path: Path) -> None:
+    """Without a GPU at hand, the device that has no memory stands in for it."""
+    EmbeddingCache(disk=DiskCache(tmp_path)).put("image", TILES[0], make_embedding())
+    cache = EmbeddingCache(disk=DiskCache(tmp_path), device="meta")
+    for _ in range(2):  # from disk, and from memory
+        found = cache.get("image", TILES[0])
+        assert found is not None
+        assert {tensor.device.type for tensor in found.tensors().values()} == {"meta"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no modes")
+def test_entries_can_be_read_by_whom_new_files_can(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        DiskCache(tmp_path).write("key", make_embedding())
+    finally:
+        os.umask(before)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def rewrite(path: Path, change_key: str | None = None, change_tensor: bool = False, drop: bool = False) -> None:
     """Writes an entry again with something in it changed, as a well-formed file."""
     with safe_open(path, framework="pt") as file:

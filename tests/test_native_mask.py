@@ -84,6 +84,8 @@ def test_every_click_is_respected_and_nothing_else_changes(
         assert clicked.value(np.array(voxel)) == label
     assert np.array_equal(whole(clicked), expected)
     assert np.array_equal(whole(mask), before)
+    if clicked is not mask:
+        assert clicked.part.shape == clicked.trimmed().part.shape
 
 
 @settings(max_examples=20)

@@ -66,6 +66,18 @@ def test_every_dtype_is_mapped_as_its_values(dtype: str) -> None:
     torch.testing.assert_close(mapping.map_array(array[::-1, :, ::2]), expected.flip(0)[:, :, ::2])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64"])
+@pytest.mark.filterwarnings("error")
+def test_memory_that_torch_does_not_take_is_mapped(dtype: str) -> None:
+    image = np.arange(60).reshape(1, 6, 10).astype(dtype)
+    mapping = IntensityMapping.from_array(image)
+    expected = mapping.map_array(image)
+    image.flags.writeable = False
+    assert torch.equal(mapping.map_array(image), expected)
+    assert torch.equal(mapping.map_array(image[::-1]), expected)  # one slice: contiguous, with a negative stride
+    assert torch.equal(mapping.map_array(image[:, ::-1]), expected.flip(1))
+
+
 def test_negative_short_integers_are_looked_up_right() -> None:
     array = np.array([[[-32768, -1024, -1], [0, 1, 32767]]], dtype=np.int16)
     mapping = IntensityMapping(-1024.0, 3071.0, np.linspace(-1, 1, 257, dtype=np.float32))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import ModelConfig
-from .layers import Attention, Conv3d, Mlp, ResidualBlock, group_norm, space_to_depth
+from .layers import Attention, Conv3d, Mlp, ResidualBlock, group_norm, space_to_depth, to_channels_last
 from .position import PositionCode, token_centres
 
 TOKEN_STRIDE = 16
@@ -58,6 +58,11 @@ class ImageEmbedding:
         """
         skips = (tensors["skip0"], tensors["skip1"], tensors["skip2"])
         return cls(tensors["tokens"], skips, tensors["image"], tensors["spacing_mm"])
+
+    def to(self, device: torch.device | str) -> ImageEmbedding:
+        """The embedding on a device, with channels innermost in memory, where convolutions read it fastest."""
+        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return self.from_tensors({name: to_channels_last(t) if t.ndim == 5 else t for name, t in moved.items()})
 
     @staticmethod
     def concatenate(embeddings: list[ImageEmbedding]) -> ImageEmbedding:

@@ -10,12 +10,19 @@ from .promptable_model import PromptableModel
 
 
 def preferred_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes in it fast, else float32."""
+    """bfloat16 where the device computes in it fast, else float32.
+
+    What torch calls supported is emulated, and slower than float32, on GPUs before Ampere, for which cuDNN has no such
+    convolutions, and on processors with AVX-512 that lack its instructions for bfloat16.
+    """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
+        is_fast = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":
+        is_emulated = torch.cpu._is_avx512_supported() and not torch.cpu._is_avx512_bf16_supported()
+        is_fast = torch.ops.mkldnn._is_mkldnn_bf16_supported() and not is_emulated
+    else:
+        is_fast = False
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def embedding_bytes(model: PromptableModel) -> int:

@@ -216,3 +216,10 @@ def test_a_side_in_an_image_of_unknown_orientation_is_warned_of_once(
         assert caplog.text.count("the orientation of the image is unknown") == times, text
     assert "left kidney: " in caplog.text
     assert "may be the other side" in caplog.text
+
+
+def test_an_answer_handed_over_with_its_name_alone_is_refused(named: Named) -> None:
+    predictor, _ = named
+    found = predictor.predict(text="liver")
+    with pytest.raises(ValueError, match="alone changes nothing; add a point"):
+        predictor.predict(mask=found, text="liver", points=[])

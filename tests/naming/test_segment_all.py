@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from promptseg import Predictor, label_map, search
+from promptseg import Predictor, label_map, search, volume_checks
 from promptseg.canvas import Canvas
 from promptseg.label_map import render_labels
+from promptseg.label_prediction import LabelPrediction
 from promptseg.models import TextTerm
 from promptseg.search import Finding
 from promptseg.structures import Structure, parts_among, trained_structures, understand_all
 from promptseg.text import encode_text
 from promptseg.text_search import SIZE_WEIGHT, advantages
 from promptseg.tiles import TileKey
+from promptseg.volume import Volume
 
 from .conftest import CONFIG, SHAPE, TERMS, MakePredictor, Oracle, dice, truth_of, wanted
 
@@ -276,3 +279,17 @@ def test_a_label_map_is_a_key_and_one_line(named: Named) -> None:
     assert first != second
     assert repr(first) == f"LabelPrediction(1 of 2 labels, of {' x '.join(map(str, SHAPE))} voxels)"
     assert repr(first.object("left kidney")).startswith("Prediction('left kidney', ")
+
+
+def test_counting_the_voxels_of_a_large_label_map_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volume_checks, "BLOCK_BYTES", 2**16)
+    labels = np.zeros((100, 100, 200), dtype=np.uint8)
+    labels[:50], labels[50:60] = 2, 3
+    volume = Volume(labels, np.diag([1.0, 1.0, 2.0, 1.0]))
+    result = LabelPrediction(volume, labels[::-1, :, ::-1], {1: "a", 2: "b", 3: "c"}, {}, {}, 0.0, 0)
+    tracemalloc.start()
+    volumes_ml = result.volumes_ml()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert volumes_ml == {1: 0.0, 2: pytest.approx(2000.0), 3: pytest.approx(400.0)}
+    assert peak < labels.nbytes

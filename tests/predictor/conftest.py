@@ -21,7 +21,7 @@ CONFIG = ModelConfig(
 def make_predictor(seed: int = 0, **options: Any) -> Predictor:
     """Random weights; they draw something around each click."""
     torch.manual_seed(seed)
-    return Predictor(PromptableModel(CONFIG), dtype=torch.float32, device="cpu", **options)
+    return Predictor(PromptableModel(CONFIG), **{"dtype": torch.float32, "device": "cpu", **options})
 
 
 def make_image(shape: tuple[int, ...] = (50, 44, 40), seed: int = 0) -> np.ndarray:

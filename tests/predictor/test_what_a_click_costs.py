@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+import textwrap
 import tracemalloc
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 from promptseg import Predictor
+from promptseg.cache import HEADER_BYTES
 from promptseg.models import PromptableModel
 from promptseg.models.numerics import embedding_bytes
 
@@ -56,6 +60,21 @@ def test_embeddings_on_disk_serve_the_next_process_but_not_other_weights(tmp_pat
     assert np.array_equal(first.mask, third.mask)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_embedding_from_disk_lies_in_memory_as_one_that_was_just_made(tmp_path: Path, dtype: torch.dtype) -> None:
+    """In bfloat16 the decoder rounds otherwise where channels lie otherwise."""
+    tensors = []
+    for _ in range(2):
+        predictor = make_predictor(dtype=dtype, cache_dir=tmp_path).set_image(make_image((30, 30, 30)), spacing=1)
+        assert predictor.cache.device == predictor.device
+        (embedding,) = predictor._require_engine().embed([predictor.lattice.all_tiles(0)[0]])
+        tensors.append(embedding.tensors())
+    assert predictor.cache.stats.disk_hits == 1
+    for name, made in tensors[0].items():
+        assert torch.equal(made, tensors[1][name])
+        assert made.stride() == tensors[1][name].stride(), name
+
+
 def test_precompute_leaves_only_the_decoder(predictor: Predictor) -> None:
     predictor.set_image(make_image(seed=3), spacing=1)
     predictor.cache.clear()
@@ -87,6 +106,43 @@ def test_precompute_stops_when_the_image_changes(predictor: Predictor) -> None:
     assert predictor.predict(points=[(8, 8, 8)]).mask[8, 8, 8] == 1
 
 
+def test_precompute_in_the_background_ends_with_the_program() -> None:
+    code = """
+        import time
+        from tests.predictor.conftest import make_image, make_predictor
+        predictor = make_predictor().set_image(make_image((90, 90, 90)), spacing=1)
+        encode = predictor.model.encode_image
+        def encode_slowly(*arguments):
+            time.sleep(0.5)
+            print("encoded", flush=True)
+            return encode(*arguments)
+        predictor.model.encode_image = encode_slowly
+        predictor.precompute(background=True)
+        time.sleep(0.1)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("encoded") <= 2
+
+
+def test_an_error_of_precompute_in_the_background_is_told(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor.set_image(make_image(seed=7), spacing=1)
+    predictor.cache.clear()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(predictor.model, "encode_image", fail)
+    future = predictor.precompute(background=True)
+    assert not isinstance(future, int)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        future.result(timeout=300)
+
+
 def test_precompute_chooses_levels_and_counts(predictor: Predictor) -> None:
     predictor.set_image(make_image(seed=6), spacing=1)
     predictor.cache.clear()
@@ -105,6 +161,18 @@ def test_precompute_says_what_the_cache_could_keep() -> None:
     assert predictor.precompute(progress=False) == 3  # all that fit, the coarsest first
     assert predictor.precompute(levels=[0], progress=False) == 3  # more were asked for than fit
     assert predictor.cache.num_bytes <= predictor.cache.max_bytes
+
+
+def test_precompute_encodes_no_more_than_the_disk_keeps(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    size = embedding_bytes(PromptableModel(CONFIG)) + HEADER_BYTES
+    options = {"cache_dir": tmp_path, "cache_dir_bytes": int(6.5 * size), "cache_bytes": 2 * size}
+    predictor = make_predictor(**options).set_image(make_image(), spacing=1)
+    assert predictor.precompute(progress=False) == 6
+    assert predictor.encoder_calls == 6
+    again = make_predictor(**options).set_image(make_image(), spacing=1)
+    again.precompute(levels=[again.lattice.num_levels - 1], progress=False)
+    assert again.encoder_calls == 0  # the coarsest was not displaced
 
 
 def test_the_size_of_an_embedding_is_known_before(ready: Predictor) -> None:

@@ -105,6 +105,16 @@ def test_images_of_any_shape(predictor: Predictor, shape: tuple[int, int, int], 
     assert result.mask[corners[1]] == 0
 
 
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+@pytest.mark.parametrize("orientation", ["LPS", "RAI", "SPL"])
+def test_a_slice_whose_axis_runs_backwards_is_answered(predictor: Predictor, orientation: str, dtype: str) -> None:
+    for axis in range(3):
+        shape = tuple(1 if a == axis else 30 for a in range(3))
+        predictor.set_image(make_image(shape).astype(dtype), affine=make_affine(orientation, (1.0, 1.0, 1.0)))
+        click = tuple(n // 2 for n in shape)
+        assert predictor.predict(points=[click]).mask[click] == 1
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64", "bool"])
 def test_images_of_any_dtype(predictor: Predictor, dtype: str) -> None:
     image = make_image((20, 20, 20))
