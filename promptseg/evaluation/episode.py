@@ -15,7 +15,7 @@ from .cases import EvaluationCase, EvaluationObject
 from .metrics import Scores, TrueObject
 from .prompts import ObjectPrompts
 from .protocols import Given, Protocol, correction, jittered, opening
-from .records import StepRecord
+from .records import FAILED_CASE, StepRecord
 from .segmenters import InteractiveSegmenter, SeesTruth, SegmenterAnswer, SegmenterImage
 from .simulation import generator_for
 
@@ -291,7 +291,7 @@ def blank_record(model: str, case: EvaluationCase, target: EvaluationObject | No
         patient=case.patient,
         modality=case.modality,
         label=0 if target is None else target.label,
-        name="(unreadable case)" if target is None else target.name,
+        name=FAILED_CASE if target is None else target.name,
         voxels=voxels,
         volume_ml=voxels * voxel_ml,
         step=0,

@@ -11,6 +11,8 @@ from typing import Any
 
 TIMING_FIELDS = ("seconds", "peak_memory_mb")
 """Columns that differ from run to run."""
+FAILED_CASE = "(unreadable case)"
+"""Name of the one object, of label 0, that stands for a case that could not be computed at all."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict
 from typing import Any
 
@@ -46,6 +47,15 @@ class Curves:
         self.patients = np.array([r.patient for r in first])
         self.cases = np.array([f"{r.dataset}/{r.case}" for r in first])
         self.names = np.array([r.name for r in first])
+
+    def choose(self, rows: Sequence[int]) -> Curves:
+        """Some of the objects, in the order of ``rows``, which may name one more than once."""
+        chosen, places = copy(self), list(rows)
+        chosen.objects = [self.objects[n] for n in places]
+        chosen._rows = [self._rows[n] for n in places]
+        for name in ("datasets", "patients", "cases", "names"):
+            setattr(chosen, name, getattr(self, name)[places])
+        return chosen
 
     def __getitem__(self, field: str) -> np.ndarray:
         """(N, S) float of a column; NaN where there is no row."""
