@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..io.atomic import atomic_path
 from .charts import ChartFrame, Line, draw_chart
 from .config import EvaluationConfig
 from .gallery import draw_gallery
@@ -61,9 +62,8 @@ def write_report(
         body += _gallery(models, records, tasks, config)
     body += _about(summary)
     path = output / "report.html"
-    partial = output / "report.html.partial"
-    partial.write_text(page(f"promptseg evaluate: {config.protocol}", body), encoding="utf-8")
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        partial.write_text(page(f"promptseg evaluate: {config.protocol}", body), encoding="utf-8")
     return path
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..io.atomic import atomic_path
+from ..io.locks import locked
 from .cases import EvaluationCase, find_cases
 from .config import EvaluationConfig
 from .environment import describe_environment, git_revision
@@ -64,6 +67,19 @@ def run_evaluation(config: EvaluationConfig) -> EvaluationResult:
     cases = choose_cases(find_cases(config.catalog, config.fold, config.root), config)
     revisions = {spec.name: spec.revision() for spec in specs}
     output = Path(config.output)
+    check_folder(output)
+    output.mkdir(parents=True, exist_ok=True)
+    with held(output):
+        return _run(config, specs, cases, revisions)
+
+
+def _run(
+    config: EvaluationConfig,
+    specs: Sequence[SegmenterSpec],
+    cases: Sequence[EvaluationCase],
+    revisions: Mapping[str, str],
+) -> EvaluationResult:
+    output = Path(config.output)
     code_before = prepare_folder(output, config, revisions)
     tasks = [
         CaseTask(
@@ -93,6 +109,25 @@ def run_evaluation(config: EvaluationConfig) -> EvaluationResult:
             )
     run_tasks(waiting, config.workers, config.threads)
     return write_results(config, specs, tasks)
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Holds a report's folder against other runs; where its file system has no locks, two are the user's to avoid.
+
+    Raises:
+        ValueError: if another run has it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(output))
+        except BlockingIOError as error:
+            raise ValueError(
+                f"-o {output}: another run is writing there; wait for it to end, or choose another folder"
+            ) from error
+        except OSError as error:
+            logger.warning("-o %s: cannot be locked (%s); do not start a second run there", output, error)
+        yield
 
 
 def able_specs(specs: Sequence[SegmenterSpec], config: EvaluationConfig) -> list[SegmenterSpec]:
@@ -128,21 +163,28 @@ def choose_cases(cases: Sequence[EvaluationCase], config: EvaluationConfig) -> l
     return [cases[place] for place in sorted(kept)]
 
 
+def check_folder(output: Path) -> None:
+    """Refuses a file, and a folder that is neither empty nor a report.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"-o {output}: is a file, expected a folder")
+    if output.is_dir() and any(output.iterdir()) and not (output / "run.json").is_file():
+        raise ValueError(f"-o {output}: not empty and not a report; choose another folder")
+
+
 def prepare_folder(output: Path, config: EvaluationConfig, revisions: Mapping[str, str]) -> str:
-    """Makes the output folder, or checks that what is in it may be gone on with.
+    """Checks that what is in the output folder may be gone on with, and writes down what is added to it.
 
     Returns:
         The code that made what is in it, as of :func:`code_revision`; empty for a new folder.
 
     Raises:
-        ValueError: for a folder of other settings or weights; or one that is not a report and not empty.
+        ValueError: for a folder of other settings or weights.
     """
     run_path = output / "run.json"
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"-o {output}: is a file, expected a folder")
-    if output.is_dir() and any(output.iterdir()) and not run_path.is_file():
-        raise ValueError(f"-o {output}: not empty and not a report; choose another folder")
-    output.mkdir(parents=True, exist_ok=True)
     before: dict[str, Any] = {}
     if run_path.is_file():
         if config.resume:
@@ -156,9 +198,8 @@ def prepare_folder(output: Path, config: EvaluationConfig, revisions: Mapping[st
         "revisions": {**before.get("revisions", {}), **revisions},
         "code": code_revision(),
     }
-    partial = output / "run.json.partial"
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(run_path)
+    with atomic_path(run_path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return before.get("code", "")
 
 
@@ -205,10 +246,8 @@ def write_results(
         ],
         revisions={task.spec.name: task.revision for task in tasks},
     )
-    text = json.dumps(summary, indent=1, allow_nan=False)
-    partial = output / "summary.json.partial"
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(output / "summary.json")
+    with atomic_path(output / "summary.json") as partial:
+        partial.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     report = write_report(output, records, summary, tasks, config)
     return EvaluationResult(tuple(records), summary, output, report)
 
