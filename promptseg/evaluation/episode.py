@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .boxes import VoxelBox, bounding_box, slices
+from .boxes import VoxelBox
 from .cases import EvaluationCase, EvaluationObject
+from .kept_masks import MaskCrop
 from .metrics import Scores, TrueObject
 from .prompts import ObjectPrompts
 from .protocols import Given, Protocol, correction, jittered, opening
@@ -39,31 +40,6 @@ class EpisodeConfig:
     jitter_repeats: int = 0
     jitter: float = 0.5
     keeps_steps: bool = False
-
-
-@dataclass(frozen=True)
-class MaskCrop:
-    """A mask without the empty space around it.
-
-    Attributes:
-        low: (3,) first voxel in the image.
-        part: (n0, n1, n2) bool.
-    """
-
-    low: np.ndarray
-    part: np.ndarray
-
-    @classmethod
-    def from_mask(cls, mask: np.ndarray) -> MaskCrop:
-        """Cuts out the bounding box."""
-        box = bounding_box(mask)
-        if box is None:
-            return cls(np.zeros(3, dtype=int), np.zeros((1, 1, 1), dtype=bool))
-        return cls(box[0], mask[slices(*box)].copy())
-
-    def paste(self, into: np.ndarray, value: int) -> None:
-        """Sets an image's voxels inside the mask to ``value``."""
-        into[slices(self.low, self.low + np.array(self.part.shape))][self.part] = value
 
 
 @dataclass(frozen=True)

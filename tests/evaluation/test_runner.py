@@ -139,6 +139,35 @@ def test_a_changed_label_file_makes_its_case_stale(tmp_path: Path) -> None:
     assert case.stat().st_mtime_ns != before
 
 
+def test_a_changed_catalog_makes_its_cases_stale(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool")
+    listing = pool / "beta" / "dataset.json"
+    evaluate(pool, tmp_path / "out", model=("oracle",), max_cases=1)
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "cases" / "oracle").glob("alpha*")}
+    content = json.loads(listing.read_text())
+    content["labels"]["1"], content["cases"][0]["patient"] = "sphere", "p9"
+    listing.write_text(json.dumps(content))
+    result = evaluate(pool, tmp_path / "out", model=("oracle",), max_cases=1)
+    found = {(r.name, r.patient) for r in result.records if r.dataset == "beta"}
+    assert found == {("sphere", "beta/p9"), ("hole", "beta/p9")}
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    pool = pool.rename(tmp_path / "elsewhere")
+    evaluate(pool, tmp_path / "out", model=("oracle",), max_cases=1)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+def test_a_data_set_that_is_described_twice_counts_once_or_is_refused(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool")
+    text = "name: {}\nlicence: CC0\ncitation: none\nmodality: CT\nlayout: dataset_json\n"
+    own = pool / "alpha" / "catalog.yaml"
+    own.write_text(text.format("mine"))
+    found = [(case.dataset, case.name) for case in find_cases(pool, "validation")]
+    assert found == [("beta", "b0"), *(("mine", f"a{n}") for n in range(1, 5))]
+    own.rename(pool / "alpha" / "other.yaml").write_text(text.format("alpha"))
+    with pytest.raises(ValueError, match="alpha/a1 is there twice, in two catalogs of one name"):
+        find_cases(pool, "validation")
+
+
 def test_a_resume_with_other_settings_weights_or_code_is_refused_or_said(
     reference: EvaluationResult, pool: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
