@@ -157,9 +157,7 @@ class _Player:
             )
 
     def _ask(self, prompts: ObjectPrompts) -> tuple[SegmenterAnswer, float]:
-        started = time.perf_counter()
-        answer = self.segmenter.predict(prompts)
-        seconds = time.perf_counter() - started
+        answer, seconds = timed_answer(self.segmenter, prompts)
         mask = np.asarray(answer.mask)
         if mask.dtype != bool:
             mask = mask != 0
@@ -207,6 +205,14 @@ class _Player:
             yield replace(self.blank, step=step, is_failed=True, **_zero_scores(self.target.truth.worst_mm))
 
 
+def timed_answer(segmenter: InteractiveSegmenter, prompts: ObjectPrompts) -> tuple[SegmenterAnswer, float]:
+    """An answer and the seconds it took; NaN for one that was only looked up."""
+    started = time.perf_counter()
+    answer = segmenter.predict(prompts)
+    seconds = time.perf_counter() - started
+    return answer, math.nan if answer.is_looked_up else seconds
+
+
 def ask_for_absent(
     model: str,
     segmenter: InteractiveSegmenter,
@@ -231,9 +237,7 @@ def ask_for_absent(
             given = opening(protocol, nothing, name, None, True, generator_for(0))
             assert given is not None
             segmenter.start_object()
-            started = time.perf_counter()
-            answer = segmenter.predict(given.prompts)
-            seconds = time.perf_counter() - started
+            answer, seconds = timed_answer(segmenter, given.prompts)
         except Exception as error:  # as in play_object
             logger.warning("%s failed on %s/%s, %s: %s", model, case.dataset, case.name, name, error, exc_info=True)
             records.append(replace(blank, is_failed=True, dice=0.0))

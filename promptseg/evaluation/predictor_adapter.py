@@ -77,16 +77,17 @@ class PredictorSegmenter:
 
     def _find(self, name: str) -> SegmenterAnswer:
         """One structure of those found without a prompt, all at once at the first call; empty for an unknown one."""
-        encoder_calls = 0
+        encoder_calls, is_looked_up = 0, self._found is not None
         if self._found is None:
             self._found = self.predictor.segment_all()
             encoder_calls = self._found.encoder_calls
         found, wanted = self._found, meaning_of(name)
         values = [value for value, known in found.names.items() if meaning_of(known) == wanted]
         if wanted is None or not values:
-            return SegmenterAnswer(np.zeros(found.labels.shape, dtype=bool), 0.0, encoder_calls, 0.0)
+            return SegmenterAnswer(np.zeros(found.labels.shape, dtype=bool), 0.0, encoder_calls, 0.0, is_looked_up)
         value = values[0]
-        return SegmenterAnswer(found.labels == value, found.scores[value], encoder_calls, found.presence[value])
+        mask, score, presence = found.labels == value, found.scores[value], found.presence[value]
+        return SegmenterAnswer(mask, score, encoder_calls, presence, is_looked_up)
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ class StepRecord:
     predicted_iou: float
     """The segmenter's own estimate."""
     seconds: float
-    """From prompt to mask."""
+    """From prompt to mask; empty for an answer that was computed together with an earlier one."""
     encoder_calls: float
     """Passes of the image encoder for this answer."""
     peak_memory_mb: float

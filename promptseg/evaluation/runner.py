@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -233,6 +234,10 @@ def write_results(
     output = Path(config.output)
     names = [spec.name for spec in specs]
     files = {task: read_case_file(case_path(task)) for task in tasks}
+    unnamed = Counter(name for task, content in files.items() if task.spec == specs[0] for name in content.unnamed)
+    if unnamed:
+        listed = ", ".join(f"{name} ({count})" for name, count in sorted(unnamed.items()))
+        logger.warning("left out, as the vocabulary does not have their names: %s", listed)
     records = sorted_records((r for content in files.values() for r in content.records), names)
     write_csv(records, output / "results.csv")
     summary = summarise(
@@ -241,6 +246,7 @@ def write_results(
         config=config,
         environment=describe_environment(),
         skipped=sum(content.skipped for task, content in files.items() if task.spec == specs[0]),
+        unnamed=unnamed,
         errors=[
             (task.spec.name, f"{task.case.dataset}/{task.case.name}", e) for task, c in files.items() for e in c.errors
         ],

@@ -70,6 +70,7 @@ def summarise(
     config: EvaluationConfig,
     environment: Mapping[str, Any],
     skipped: int,
+    unnamed: Mapping[str, int],
     errors: Sequence[tuple[str, str, str]],
     revisions: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -81,6 +82,7 @@ def summarise(
         config: options of the run.
         environment: of :func:`.environment.describe_environment`.
         skipped: objects that were too small, and left out.
+        unnamed: name -> objects that were left out because the vocabulary does not have it.
         errors: (model, case, what) of each failure.
         revisions: model -> what tells its versions apart.
     """
@@ -99,6 +101,7 @@ def summarise(
         "settings": {**config.settings(), "fold": config.fold, "catalog": config.catalog},
         "environment": dict(environment),
         "skipped_objects": skipped,
+        "unnamed_objects": dict(unnamed),
         "models": models,
     }
     return without_nan(content)

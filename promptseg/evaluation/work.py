@@ -65,11 +65,13 @@ class CaseFile:
         records: one per object, repeat and step.
         skipped: objects left out because they are too small.
         errors: one line for each object that failed, or for the case.
+        unnamed: objects left out because they are asked for by name, and the vocabulary does not have it.
     """
 
     records: tuple[StepRecord, ...]
     skipped: int = 0
     errors: tuple[str, ...] = ()
+    unnamed: tuple[str, ...] = ()
 
 
 def file_name(*names: str) -> str:
@@ -124,9 +126,8 @@ def _file_stamps(case: EvaluationCase) -> list[list[Any]]:
 def read_case_file(path: Path) -> CaseFile:
     """Reads what :func:`run_case` left."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    return CaseFile(
-        tuple(record_from_dict(r) for r in content["records"]), content["skipped"], tuple(content["errors"])
-    )
+    records = tuple(record_from_dict(r) for r in content["records"])
+    return CaseFile(records, content["skipped"], tuple(content["errors"]), tuple(content.get("unnamed", ())))
 
 
 def write_case_file(task: CaseTask, result: CaseFile) -> None:
@@ -139,6 +140,7 @@ def write_case_file(task: CaseTask, result: CaseFile) -> None:
         "reading": task.case.reading,
         "skipped": result.skipped,
         "errors": result.errors,
+        "unnamed": result.unnamed,
         "records": [record_to_dict(r) for r in result.records],
     }
     with atomic_path(path) as partial:
@@ -182,7 +184,8 @@ def _play(task: CaseTask, segmenter: InteractiveSegmenter, loaded: LoadedCase) -
         protocol, settings["seed"], settings["jitter_repeats"], settings["jitter"], keeps_steps=settings["npz"]
     )
     present = _with_other_sides(list(objects_of(loaded, settings["tolerance_mm"])))
-    targets, skipped = _choose_objects(present, task)
+    unnamed = tuple(t.name for t in present if meaning_of(t.name) is None) if protocol.speaks else ()
+    targets, skipped = _choose_objects([t for t in present if t.name not in unnamed], task)
     error = ""
     try:
         segmenter.set_image(loaded.image)
@@ -207,7 +210,7 @@ def _play(task: CaseTask, segmenter: InteractiveSegmenter, loaded: LoadedCase) -
     _write_masks(task, targets, episodes)
     if settings["npz"]:
         _write_npz(task, loaded, targets, episodes)
-    return CaseFile(records, skipped, (error,) if error else tuple(errors))
+    return CaseFile(records, skipped, (error,) if error else tuple(errors), unnamed)
 
 
 def _absent_of(task: CaseTask, loaded: LoadedCase) -> list[str]:
@@ -246,19 +249,11 @@ class _Broken:
 def _choose_objects(found: Sequence[EvaluationObject], task: CaseTask) -> tuple[list[EvaluationObject], int]:
     """Objects that are large enough, at most ``max_objects`` of them; and how many were too small.
 
-    The challenge's objects are the values of a label map, so its protocol leaves out what is made of several; one that
-    asks by name leaves out what the vocabulary does not have.
+    The challenge's objects are the values of a label map, so its protocol leaves out what is made of several.
     """
     settings = task.settings
     if settings["protocol"] == "cvpr25":
         found = [target for target in found if not target.is_union]
-    if protocol_of(settings).speaks:
-        unnamed = [target.name for target in found if meaning_of(target.name) is None]
-        if unnamed:
-            logger.info(
-                "%s/%s: not in the vocabulary, left out: %s", task.case.dataset, task.case.name, ", ".join(unnamed)
-            )
-        found = [target for target in found if meaning_of(target.name) is not None]
     large = [target for target in found if target.truth.num_voxels >= settings["min_voxels"]]
     skipped = len(found) - len(large)
     if settings["max_objects"] is not None and len(large) > settings["max_objects"]:

@@ -164,6 +164,7 @@ class FakeSession:
     """
 
     def __init__(self, device: Any, torch_n_threads: int, do_autozoom: bool, enable_undo: bool) -> None:
+        self.threads = torch_n_threads
         self.calls: list[tuple[Any, ...]] = []
         self.knows_3d_boxes = False
 
@@ -260,6 +261,19 @@ def test_nninteractive_starts_each_object_afresh_and_takes_masks_and_3d_boxes(pe
         ("box", [[2, 8], [3, 9], [2, 7]], True, False),
         ("point", (0, 0, 0), True, True),
     ]
+
+
+def test_nninteractive_computes_with_as_many_threads_as_the_others(
+    peer: NnInteractiveSegmenter, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    assert peer.session.threads == before
+    try:
+        torch.set_num_threads(before + 1)
+        assert NnInteractiveSegmenter(tmp_path, device="cpu").session.threads == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_nninteractive_lacks_is_said(tmp_path: Path) -> None:
