@@ -24,10 +24,10 @@ from .config import EvaluationConfig
 from .environment import describe_environment, git_revision
 from .names import absent_names
 from .protocols import choose_protocol
-from .records import StepRecord, sorted_records, write_csv
+from .records import FAILED_CASE, StepRecord, sorted_records, write_csv
 from .registry import SegmenterSpec, parse_specs
 from .simulation import generator_for
-from .work import CaseTask, case_path, is_done, read_case_file
+from .work import CaseFile, CaseTask, case_path, is_done, read_case_file
 from .workers import run_tasks
 
 logger = logging.getLogger(__name__)
@@ -234,6 +234,7 @@ def write_results(
     output = Path(config.output)
     names = [spec.name for spec in specs]
     files = {task: read_case_file(case_path(task)) for task in tasks}
+    files = {task: share_failure(content, task, files) for task, content in files.items()}
     unnamed = Counter(name for task, content in files.items() if task.spec == specs[0] for name in content.unnamed)
     if unnamed:
         listed = ", ".join(f"{name} ({count})" for name, count in sorted(unnamed.items()))
@@ -256,6 +257,24 @@ def write_results(
         partial.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     report = write_report(output, records, summary, tasks, config)
     return EvaluationResult(tuple(records), summary, output, report)
+
+
+def share_failure(content: CaseFile, task: CaseTask, files: Mapping[CaseTask, CaseFile]) -> CaseFile:
+    """A case that a model could not compute at all, with a zero for each object that another model was given.
+
+    As one object it would weigh less than what the others scored on it.
+    """
+    if {r.name for r in content.records} != {FAILED_CASE}:
+        return content
+    same = (other.records for key, other in files.items() if key.case == task.case)
+    known = next((records for records in same if {r.name for r in records} != {FAILED_CASE}), ())
+    zeros = {r.step: r for r in content.records}
+    shared = tuple(
+        replace(zeros[r.step], label=r.label, name=r.name, voxels=r.voxels, volume_ml=r.volume_ml)
+        for r in known
+        if r.repeat == 0 and not r.is_absent
+    )
+    return replace(content, records=shared or content.records)
 
 
 def without_timing(record: StepRecord) -> StepRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -298,6 +299,17 @@ def test_names_on_the_command_line() -> None:
     with pytest.raises(ValueError, match="oracle is there twice"):
         parse_specs(("oracle", "oracle"))
     assert [s.name for s in parse_specs(("oracle", "again=oracle"))] == ["oracle", "again"]
+
+
+@pytest.mark.parametrize(("architecture", "knows_names"), [("vista3d", True), ("sam-med3d", False)])
+def test_weights_of_others_are_asked_for_all_that_they_understand(
+    architecture: str, knows_names: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": architecture}), encoding="utf-8")
+    accepted = accepted_prompts(str(tmp_path))
+    assert {"points", "mask"} <= accepted
+    assert ("text" in accepted) == knows_names
+    assert not {"box", "automatic"} & accepted
 
 
 def test_a_factory_must_make_a_segmenter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
