@@ -109,10 +109,10 @@ def _outcome(future: Future[Outcome[Item, Result]], item: Item) -> Outcome[Item,
 def _pool(workers: int) -> ProcessPoolExecutor:
     """A pool whose processes are not forks of this one, which may hold threads and a GPU."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method), initializer=_end_with_parent)
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method), initializer=end_with_parent)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ends this worker when its parent is killed; otherwise it would wait for work for ever."""
     parent = multiprocessing.parent_process()
 

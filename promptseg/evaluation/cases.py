@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from ..data.catalog import Case, Catalog
 
 logger = logging.getLogger(__name__)
+
+MAX_UNNUMBERED = 100_000
+"""Label values up to this are looked up as they are, larger ones after they were numbered."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,11 @@ class EvaluationCase(Protocol):
         """Every file of it: a changed one makes results stale."""
         ...
 
+    @property
+    def reading(self) -> str:
+        """Differs where a catalog says other things of the files, such as a name: results are then stale, too."""
+        ...
+
     def load(self) -> LoadedCase:
         """Reads image and labels.
 
@@ -124,6 +134,15 @@ class CatalogCase:
     def files(self) -> tuple[Path, ...]:
         """Image and labels."""
         return self.case.files
+
+    @property
+    def reading(self) -> str:
+        """Digest of what the catalog says of the case, wherever its files lie."""
+        catalog, labels = self.catalog, tuple(replace(file, path=Path(file.path.name)) for file in self.case.labels)
+        rules = (catalog.label_format, catalog.raters, catalog.threshold, catalog.probability_scale)
+        meaning = (catalog.trust_label_affine, catalog.terms, catalog.unions, catalog.ignore)
+        case = replace(self.case, image=None, fold="", labels=labels)
+        return hashlib.blake2b(repr((rules, meaning, case)).encode(), digest_size=8).hexdigest()
 
     def load(self) -> LoadedCase:
         """Reads image and labels, both turned to axes closest to RAS.
@@ -212,6 +231,11 @@ def find_cases(catalog: str | Path, fold: str, root: str | Path | None = None) -
             folds[case.fold] = folds.get(case.fold, 0) + 1
             if fold in (case.fold, "all"):
                 found.append(CatalogCase(data_set, case))
+    names = [f"{case.dataset}/{case.name}" for case in found]
+    if twice := [name for name, following in pairwise(sorted(names)) if name == following]:
+        raise ValueError(
+            f"--catalog {path}: {twice[0]} is there twice, in two catalogs of one name; give one of them, or rename it"
+        )
     if not found:
         there = ", ".join(f"{name} ({count} cases)" for name, count in sorted(folds.items())) or "none with labels"
         ways = [f"--fold {name}" for name in sorted(folds)] + ["--fold all for every case"]
@@ -230,6 +254,8 @@ def _catalogs(path: Path, root: str | Path | None) -> Iterator[Catalog]:
         raise ValueError(f"--root {root}: only for a single catalog, and --catalog {path} is a folder")
     patterns = ("dataset.json", "*/dataset.json", "*.yaml", "*.yml", "*/*.yaml", "*/*.yml")
     files = sorted({file for pattern in patterns for file in path.glob(pattern)})
+    own = {file.parent for file in files if file.name == "catalog.yaml"}  # says more than the dataset.json beside it
+    files = [file for file in files if file.name != "dataset.json" or file.parent not in own]
     usable = 0
     for file in files:
         try:
@@ -286,11 +312,11 @@ def _boxes_by_value(labels: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarra
 
     values = np.unique(labels)
     values = values[values != 0]
-    numbered = np.searchsorted(values, labels).astype(np.int32) + 1
-    numbered[labels == 0] = 0
-    found = find_objects(numbered)
-    return {
-        int(value): (np.array([s.start for s in box]), np.array([s.stop for s in box]))
-        for value, box in zip(values, found, strict=True)
-        if box is not None
-    }
+    if len(values) and labels.dtype.kind in "iu" and values[0] > 0 and values[-1] <= MAX_UNNUMBERED:
+        found = find_objects(labels)  # numbered as they are: no copy of the volume
+        places = [(int(value), found[int(value) - 1]) for value in values]
+    else:
+        numbered = np.searchsorted(values, labels).astype(np.int32) + 1
+        numbered[labels == 0] = 0
+        places = [(int(value), box) for value, box in zip(values, find_objects(numbered), strict=True)]
+    return {value: (np.array([s.start for s in box]), np.array([s.stop for s in box])) for value, box in places if box}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .protocols import COMPARABLE
-from .records import StepRecord, read_csv
+from .records import FAILED_CASE, StepRecord, read_csv
 from .statistics import PatientBootstrap
 from .summary import Curves, case_challenge_scores, without_nan
 
@@ -145,32 +145,29 @@ def compare_reports(a: str | Path, b: str | Path, config: CompareConfig | None =
     name_a = _choose_model(summary_a, config.model_a, Path(a), None)
     same = Path(a).resolve() == Path(b).resolve()
     name_b = _choose_model(summary_b, config.model_b, Path(b), name_a if same else None)
-    curves_a, curves_b = _curves(Path(a), name_a), _curves(Path(b), name_b)
-    in_b = {key: n for n, key in enumerate(curves_b.objects)}
-    pairs = [(n, in_b[key]) for n, key in enumerate(curves_a.objects) if key in in_b]
+    all_a, all_b = _curves(Path(a), name_a), _curves(Path(b), name_b)
+    pairs = _pairs(all_a, all_b)
     if not pairs:
         raise ValueError(f"{a} and {b} have no object in common: evaluate both on the same catalog and fold")
-    rows_a, rows_b = (np.array(side) for side in zip(*pairs, strict=True))
-    _refuse_other_truth(curves_a, curves_b, rows_a, rows_b, f"{a} and {b}")
-    bootstrap = PatientBootstrap(
-        curves_a.datasets[rows_a].tolist(), curves_a.patients[rows_a].tolist(), config.bootstrap, config.seed
-    )
+    curves_a, curves_b = (c.choose(rows) for c, rows in zip((all_a, all_b), zip(*pairs, strict=True), strict=True))
+    _refuse_other_truth(curves_a, curves_b, f"{a} and {b}")
+    bootstrap = PatientBootstrap(curves_a.datasets.tolist(), curves_a.patients.tolist(), config.bootstrap, config.seed)
     differences = [
         _difference(f"{title}, step {int(curves_a.steps[column])}", values_a, values_b, bootstrap, better)
         for title, name, better in (("Dice", "dice", True), ("NSD", "nsd", True), ("HD95 (mm)", "hd95_mm", False))
         for column in ((-1, 0) if len(curves_a.steps) > 1 else (-1,))
-        for values_a, values_b in [(curves_a[name][rows_a, column], curves_b[name][rows_b, column])]
+        for values_a, values_b in [(curves_a[name][:, column], curves_b[name][:, column])]
     ]
     if len(curves_a.steps) > 1:
-        mean_a, mean_b = curves_a["dice"][rows_a].mean(axis=1), curves_b["dice"][rows_b].mean(axis=1)
+        mean_a, mean_b = curves_a["dice"].mean(axis=1), curves_b["dice"].mean(axis=1)
         differences.append(_difference("Dice, mean of all steps", mean_a, mean_b, bootstrap, True))
     if summary_a["settings"]["protocol"] == "cvpr25":
         differences += _challenge(curves_a, curves_b, config)
     differences.append(
         _difference(
             "median seconds, later steps",
-            _row_medians(curves_a["seconds"][rows_a, 1:]),
-            _row_medians(curves_b["seconds"][rows_b, 1:]),
+            _row_medians(curves_a["seconds"][:, 1:]),
+            _row_medians(curves_b["seconds"][:, 1:]),
             bootstrap,
             False,
         )
@@ -180,21 +177,35 @@ def compare_reports(a: str | Path, b: str | Path, config: CompareConfig | None =
         name_b=name_b,
         pairs=len(pairs),
         patients=bootstrap.num_patients,
-        only_a=len(curves_a.objects) - len(pairs),
-        only_b=len(curves_b.objects) - len(pairs),
+        only_a=len(all_a.objects) - len({n for n, _ in pairs}),
+        only_b=len(all_b.objects) - len({n for _, n in pairs}),
         differences=tuple(d for d in differences if math.isfinite(d.mean)),
-        by_dataset=tuple(_by_dataset(curves_a, curves_b, rows_a, rows_b, config)),
+        by_dataset=tuple(_by_dataset(curves_a, curves_b, config)),
     )
 
 
-def _refuse_other_truth(
-    curves_a: Curves, curves_b: Curves, rows_a: np.ndarray, rows_b: np.ndarray, folders: str
-) -> None:
+def _pairs(curves_a: Curves, curves_b: Curves) -> list[tuple[int, int]]:
+    """Rows of one object in both; that of a case which one model could not compute is paired with each of its objects.
+
+    A model that fails on whole cases would else be measured on those alone that it can do.
+    """
+    in_a, in_b = ({key: n for n, key in enumerate(curves.objects)} for curves in (curves_a, curves_b))
+
+    def failed(key: tuple[str, str, int, str]) -> tuple[str, str, int, str]:
+        return key[0], key[1], 0, FAILED_CASE
+
+    rows = [(n, in_b.get(key, in_b.get(failed(key)))) for key, n in in_a.items()]
+    rows += [(in_a.get(failed(key)), n) for key, n in in_b.items() if key not in in_a]
+    return [(a, b) for a, b in rows if a is not None and b is not None]
+
+
+def _refuse_other_truth(curves_a: Curves, curves_b: Curves, folders: str) -> None:
     """Objects of one name whose true sizes differ were evaluated against different labels."""
-    one, other = curves_a["voxels"][rows_a, 0], curves_b["voxels"][rows_b, 0]
-    if not (one == other).all():
-        place = int(np.flatnonzero(one != other)[0])
-        dataset, case, _, name = curves_a.objects[rows_a[place]]
+    one, other = curves_a["voxels"][:, 0], curves_b["voxels"][:, 0]
+    differs = (one != other) & (one > 0) & (other > 0)  # a case that could not be computed has none
+    if differs.any():
+        place = int(np.flatnonzero(differs)[0])
+        dataset, case, _, name = curves_a.objects[place]
         raise ValueError(
             f"{folders}: {name} of {dataset}/{case} has {one[place]:.0f} voxels in one and {other[place]:.0f} in the "
             "other; evaluate both against the same labels"
@@ -219,24 +230,22 @@ def _difference(
     return Difference(quantity, mean_a, mean_b, found.mean, found.low, found.high, higher_is_better, verdict)
 
 
-def _by_dataset(
-    curves_a: Curves, curves_b: Curves, rows_a: np.ndarray, rows_b: np.ndarray, config: CompareConfig
-) -> list[Difference]:
+def _by_dataset(curves_a: Curves, curves_b: Curves, config: CompareConfig) -> list[Difference]:
     """Final Dice of each data set, the largest loss first."""
-    dice_a, dice_b = curves_a["dice"][rows_a, -1], curves_b["dice"][rows_b, -1]
+    dice_a, dice_b = curves_a["dice"][:, -1], curves_b["dice"][:, -1]
     found = []
-    for dataset in np.unique(curves_a.datasets[rows_a]):
-        inside = curves_a.datasets[rows_a] == dataset
-        patients = curves_a.patients[rows_a][inside].tolist()
+    for dataset in np.unique(curves_a.datasets):
+        inside = curves_a.datasets == dataset
+        patients = curves_a.patients[inside].tolist()
         bootstrap = PatientBootstrap([str(dataset)] * len(patients), patients, config.bootstrap, config.seed)
         found.append(_difference(str(dataset), dice_a[inside], dice_b[inside], bootstrap, True))
     return sorted(found, key=lambda d: d.mean)
 
 
 def _challenge(curves_a: Curves, curves_b: Curves, config: CompareConfig) -> list[Difference]:
-    """The challenge's scores of the cases that both have."""
+    """The challenge's scores of the cases that both have, over the objects that both have."""
     scores_a, scores_b = case_challenge_scores(curves_a), case_challenge_scores(curves_b)
-    cases = [case for case in scores_a if case in scores_b]
+    cases = list(scores_a)
     members = [int(np.flatnonzero(curves_a.cases == case)[0]) for case in cases]
     bootstrap = PatientBootstrap(
         curves_a.datasets[members].tolist(), curves_a.patients[members].tolist(), config.bootstrap, config.seed

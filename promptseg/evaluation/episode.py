@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .boxes import VoxelBox, bounding_box, slices
+from .boxes import VoxelBox
 from .cases import EvaluationCase, EvaluationObject
+from .kept_masks import MaskCrop
 from .metrics import Scores, TrueObject
 from .prompts import ObjectPrompts
 from .protocols import Given, Protocol, correction, jittered, opening
-from .records import StepRecord
+from .records import FAILED_CASE, StepRecord
 from .segmenters import InteractiveSegmenter, SeesTruth, SegmenterAnswer, SegmenterImage
 from .simulation import generator_for
 
@@ -39,31 +40,6 @@ class EpisodeConfig:
     jitter_repeats: int = 0
     jitter: float = 0.5
     keeps_steps: bool = False
-
-
-@dataclass(frozen=True)
-class MaskCrop:
-    """A mask without the empty space around it.
-
-    Attributes:
-        low: (3,) first voxel in the image.
-        part: (n0, n1, n2) bool.
-    """
-
-    low: np.ndarray
-    part: np.ndarray
-
-    @classmethod
-    def from_mask(cls, mask: np.ndarray) -> MaskCrop:
-        """Cuts out the bounding box."""
-        box = bounding_box(mask)
-        if box is None:
-            return cls(np.zeros(3, dtype=int), np.zeros((1, 1, 1), dtype=bool))
-        return cls(box[0], mask[slices(*box)].copy())
-
-    def paste(self, into: np.ndarray, value: int) -> None:
-        """Sets an image's voxels inside the mask to ``value``."""
-        into[slices(self.low, self.low + np.array(self.part.shape))][self.part] = value
 
 
 @dataclass(frozen=True)
@@ -181,9 +157,7 @@ class _Player:
             )
 
     def _ask(self, prompts: ObjectPrompts) -> tuple[SegmenterAnswer, float]:
-        started = time.perf_counter()
-        answer = self.segmenter.predict(prompts)
-        seconds = time.perf_counter() - started
+        answer, seconds = timed_answer(self.segmenter, prompts)
         mask = np.asarray(answer.mask)
         if mask.dtype != bool:
             mask = mask != 0
@@ -231,6 +205,14 @@ class _Player:
             yield replace(self.blank, step=step, is_failed=True, **_zero_scores(self.target.truth.worst_mm))
 
 
+def timed_answer(segmenter: InteractiveSegmenter, prompts: ObjectPrompts) -> tuple[SegmenterAnswer, float]:
+    """An answer and the seconds it took; NaN for one that was only looked up."""
+    started = time.perf_counter()
+    answer = segmenter.predict(prompts)
+    seconds = time.perf_counter() - started
+    return answer, math.nan if answer.is_looked_up else seconds
+
+
 def ask_for_absent(
     model: str,
     segmenter: InteractiveSegmenter,
@@ -255,9 +237,7 @@ def ask_for_absent(
             given = opening(protocol, nothing, name, None, True, generator_for(0))
             assert given is not None
             segmenter.start_object()
-            started = time.perf_counter()
-            answer = segmenter.predict(given.prompts)
-            seconds = time.perf_counter() - started
+            answer, seconds = timed_answer(segmenter, given.prompts)
         except Exception as error:  # as in play_object
             logger.warning("%s failed on %s/%s, %s: %s", model, case.dataset, case.name, name, error, exc_info=True)
             records.append(replace(blank, is_failed=True, dice=0.0))
@@ -291,7 +271,7 @@ def blank_record(model: str, case: EvaluationCase, target: EvaluationObject | No
         patient=case.patient,
         modality=case.modality,
         label=0 if target is None else target.label,
-        name="(unreadable case)" if target is None else target.name,
+        name=FAILED_CASE if target is None else target.name,
         voxels=voxels,
         volume_ml=voxels * voxel_ml,
         step=0,

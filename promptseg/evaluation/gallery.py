@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .boxes import bounding_box, grow, slices
+from .boxes import grow, slices
 from .cases import LoadedCase, objects_of
-from .episode import MaskCrop
+from .kept_masks import KeptMask, read_mask
+from .metrics import TrueObject
 from .records import StepRecord
-from .work import CaseTask, KeptMask, masks_path, read_masks
+from .work import CaseTask, masks_path
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def draw_gallery(
     for rank, row in choose_rows(records, count):
         task = by_case[row.dataset, row.case]
         try:
-            kept = read_masks(masks_path(task))[row.label, row.name]
+            kept = read_mask(masks_path(task), row.label, row.name)
             png = _draw(task.case.load(), row, kept, tolerance_mm)
         except (OSError, ValueError, KeyError, ImportError) as error:
             logger.warning("no picture of %s/%s, %s: %s", row.dataset, row.case, row.name, error)
@@ -101,7 +102,7 @@ def _draw(loaded: LoadedCase, row: StepRecord, kept: KeptMask, tolerance_mm: flo
     shape = np.array(loaded.labels.shape)
     low, high = truth.low, truth.high
     if kept.mask.part.any():
-        low, high = np.minimum(low, kept.mask.low), np.maximum(high, kept.mask.low + kept.mask.part.shape)
+        low, high = np.minimum(low, kept.mask.low), np.maximum(high, kept.mask.low + kept.mask.shape)
     low, high = grow(low, high, np.ceil(MARGIN_MM / truth.spacing_mm).astype(int), shape)
     answer = np.zeros(shape, dtype=bool)
     kept.mask.paste(answer, 1)
@@ -112,7 +113,7 @@ def _draw(loaded: LoadedCase, row: StepRecord, kept: KeptMask, tolerance_mm: flo
     volume = Volume.from_image(np.ascontiguousarray(loaded.image.array[slices(low, high)]), affine=affine)
     points = kept.points - low
     shown = ((points >= 0) & (points < high - low)).all(axis=1)
-    centre = points[shown][0] if shown.any() else _middle(MaskCrop(truth.low, truth.mask)) - low
+    centre = points[shown][0] if shown.any() else _middle(truth) - low
     picture = render_overlay(
         volume,
         values,
@@ -127,9 +128,8 @@ def _draw(loaded: LoadedCase, row: StepRecord, kept: KeptMask, tolerance_mm: flo
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def _middle(mask: MaskCrop) -> np.ndarray:
-    """The voxel of a mask nearest to its centre."""
-    assert bounding_box(mask.part) is not None
-    voxels = np.argwhere(mask.part)
+def _middle(truth: TrueObject) -> np.ndarray:
+    """The voxel of an object nearest to its centre."""
+    voxels = np.argwhere(truth.mask)
     nearest = voxels[int(np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1)))]
-    return nearest + mask.low
+    return nearest + truth.low

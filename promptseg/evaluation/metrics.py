@@ -100,6 +100,10 @@ class TrueObject:
             self._surface = Surface.from_mask(self.mask, self.spacing_mm.tolist(), self.low.tolist())
         return self._surface
 
+    def forget_surface(self) -> None:
+        """Frees its surface, with what was computed of it: up to 128 MB, which a hundred objects would not share."""
+        self._surface = None
+
     @property
     def worst_mm(self) -> float:
         """Diagonal of the image: the distance that an empty mask scores."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ class NnInteractiveSegmenter:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with contextlib.redirect_stdout(None):
             self.session: Any = nnInteractiveInferenceSession(
-                device=chosen, torch_n_threads=os.cpu_count() or 1, do_autozoom=True, enable_undo=False
+                device=chosen, torch_n_threads=torch.get_num_threads(), do_autozoom=True, enable_undo=False
             )
             self.session.initialize_from_trained_model_folder(
                 str(folder), use_fold=checkpoint.parent.name.removeprefix("fold_"), checkpoint_name=checkpoint.name

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from ..io.atomic import atomic_path
 from .boxes import VoxelBox
 from .cases import LoadedCase
 from .segmenters import SegmenterImage
@@ -111,6 +112,11 @@ class ChallengeCase:
     def files(self) -> tuple[Path, ...]:
         """The one file."""
         return (self.path,)
+
+    @property
+    def reading(self) -> str:
+        """The file says it all."""
+        return ""
 
     def load(self) -> LoadedCase:
         """Reads image and labels; axes are turned around, so that slices are along the third.
@@ -213,11 +219,6 @@ def write_answer(path: str | Path, steps: Sequence[np.ndarray]) -> Path:
 def _write(path: str | Path, content: Mapping[str, Any]) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as stream:
-            np.savez_compressed(stream, **content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_path(path) as partial, partial.open("wb") as stream:
+        np.savez_compressed(stream, **content)
     return path

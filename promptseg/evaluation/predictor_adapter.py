@@ -46,7 +46,8 @@ class PredictorSegmenter:
         """
         from ..predictor import Predictor
 
-        return cls(Predictor.from_pretrained(name, device=device), accepted_prompts(name) if is_foreign(name) else None)
+        accepts = None if foreign_weights(name) is None else accepted_prompts(name)
+        return cls(Predictor.from_pretrained(name, device=device), accepts)
 
     def set_image(self, image: SegmenterImage) -> None:
         """Hands over the array with its affine; embeddings of the image before are dropped."""
@@ -77,16 +78,17 @@ class PredictorSegmenter:
 
     def _find(self, name: str) -> SegmenterAnswer:
         """One structure of those found without a prompt, all at once at the first call; empty for an unknown one."""
-        encoder_calls = 0
+        encoder_calls, is_looked_up = 0, self._found is not None
         if self._found is None:
             self._found = self.predictor.segment_all()
             encoder_calls = self._found.encoder_calls
         found, wanted = self._found, meaning_of(name)
         values = [value for value, known in found.names.items() if meaning_of(known) == wanted]
         if wanted is None or not values:
-            return SegmenterAnswer(np.zeros(found.labels.shape, dtype=bool), 0.0, encoder_calls, 0.0)
+            return SegmenterAnswer(np.zeros(found.labels.shape, dtype=bool), 0.0, encoder_calls, 0.0, is_looked_up)
         value = values[0]
-        return SegmenterAnswer(found.labels == value, found.scores[value], encoder_calls, found.presence[value])
+        mask, score, presence = found.labels == value, found.scores[value], found.presence[value]
+        return SegmenterAnswer(mask, score, encoder_calls, presence, is_looked_up)
 
 
 @contextlib.contextmanager
@@ -102,16 +104,19 @@ def quiet(name: str) -> Iterator[None]:
 
 
 def accepted_prompts(name: str) -> frozenset[str]:
-    """Kinds of prompts that weights understand, text apart, without loading them."""
-    return frozenset({"points", "mask"} if is_foreign(name) else {"points", "box", "scribbles", "mask"})
+    """Kinds of prompts that weights understand, without loading them; of promptseg's own all but text."""
+    architecture = foreign_weights(name)
+    if architecture is None:
+        return frozenset({"points", "box", "scribbles", "mask"})
+    return frozenset({"points", "mask", "text"} if architecture == "vista3d" else {"points", "mask"})
 
 
-def is_foreign(name: str) -> bool:
-    """Whether a folder holds another project's weights, which ``promptseg convert`` made."""
+def foreign_weights(name: str) -> str | None:
+    """The architecture of another project's weights, which ``promptseg convert`` put into a folder; None for others."""
     from ..models.pretrained import foreign_architecture
     from ..models.registry import CONFIG_NAME
 
-    return (Path(name) / CONFIG_NAME).is_file() and foreign_architecture(Path(name)) is not None
+    return foreign_architecture(Path(name)) if (Path(name) / CONFIG_NAME).is_file() else None
 
 
 def weights_revision(name: str) -> str:

@@ -9,8 +9,12 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..io.atomic import atomic_path
+
 TIMING_FIELDS = ("seconds", "peak_memory_mb")
 """Columns that differ from run to run."""
+FAILED_CASE = "(unreadable case)"
+"""Name of the one object, of label 0, that stands for a case that could not be computed at all."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class StepRecord:
     predicted_iou: float
     """The segmenter's own estimate."""
     seconds: float
-    """From prompt to mask."""
+    """From prompt to mask; empty for an answer that was computed together with an earlier one."""
     encoder_calls: float
     """Passes of the image encoder for this answer."""
     peak_memory_mb: float
@@ -124,12 +128,10 @@ def record_to_dict(record: StepRecord) -> dict[str, Any]:
 
 def write_csv(records: Iterable[StepRecord], path: Path) -> None:
     """Writes ``results.csv``; it appears when it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as stream:
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, [f.name for f in fields(StepRecord)])
         writer.writeheader()
         writer.writerows(record_to_dict(record) for record in records)
-    partial.replace(path)
 
 
 def read_csv(path: Path) -> list[StepRecord]:

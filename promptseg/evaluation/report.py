@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..io.atomic import atomic_path
 from .charts import ChartFrame, Line, draw_chart
 from .config import EvaluationConfig
 from .gallery import draw_gallery
@@ -61,9 +62,8 @@ def write_report(
         body += _gallery(models, records, tasks, config)
     body += _about(summary)
     path = output / "report.html"
-    partial = output / "report.html.partial"
-    partial.write_text(page(f"promptseg evaluate: {config.protocol}", body), encoding="utf-8")
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        partial.write_text(page(f"promptseg evaluate: {config.protocol}", body), encoding="utf-8")
     return path
 
 
@@ -81,6 +81,9 @@ def _head(summary: dict[str, Any], models: dict[str, Any], config: EvaluationCon
         if config.min_voxels > 1
         else ""
     )
+    if unnamed := summary["unnamed_objects"]:
+        listed = ", ".join(f"{name} ({count})" for name, count in sorted(unnamed.items()))
+        skipped += f" Left out, as the vocabulary does not have their names: {escape(listed)}."
     lines = [
         f"<h1>Interactive segmentation: protocol {escape(config.protocol)}</h1>",
         f"<p>{objects} of {cases}, {patients}, {datasets}, fold <i>{escape(config.fold)}</i>.{skipped}</p>",
@@ -329,7 +332,9 @@ def _about(summary: dict[str, Any]) -> list[str]:
         pairs(revisions),
         "<h3>Versions</h3>",
         pairs(summary["environment"]["versions"]),
-        "<p>Seconds are from prompt to mask, without reading the image. Memory is the largest resident memory of the "
+        "<p>Seconds are from prompt to mask, without reading the image or handing it over, which is done once a case: "
+        "what a model keeps of it makes the first answers for a case's later objects faster. Of what is looked for all "
+        "at once, the search counts once. Memory is the largest resident memory of the "
         "process during a case, image and scorer included, or on a GPU that of its tensors.</p>",
     ]
 

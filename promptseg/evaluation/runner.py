@@ -10,20 +10,24 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..io.atomic import atomic_path
+from ..io.locks import locked
 from .cases import EvaluationCase, find_cases
 from .config import EvaluationConfig
 from .environment import describe_environment, git_revision
 from .names import absent_names
 from .protocols import choose_protocol
-from .records import StepRecord, sorted_records, write_csv
+from .records import FAILED_CASE, StepRecord, sorted_records, write_csv
 from .registry import SegmenterSpec, parse_specs
 from .simulation import generator_for
-from .work import CaseTask, case_path, is_done, read_case_file
+from .work import CaseFile, CaseTask, case_path, is_done, read_case_file
 from .workers import run_tasks
 
 logger = logging.getLogger(__name__)
@@ -64,6 +68,19 @@ def run_evaluation(config: EvaluationConfig) -> EvaluationResult:
     cases = choose_cases(find_cases(config.catalog, config.fold, config.root), config)
     revisions = {spec.name: spec.revision() for spec in specs}
     output = Path(config.output)
+    check_folder(output)
+    output.mkdir(parents=True, exist_ok=True)
+    with held(output):
+        return _run(config, specs, cases, revisions)
+
+
+def _run(
+    config: EvaluationConfig,
+    specs: Sequence[SegmenterSpec],
+    cases: Sequence[EvaluationCase],
+    revisions: Mapping[str, str],
+) -> EvaluationResult:
+    output = Path(config.output)
     code_before = prepare_folder(output, config, revisions)
     tasks = [
         CaseTask(
@@ -93,6 +110,25 @@ def run_evaluation(config: EvaluationConfig) -> EvaluationResult:
             )
     run_tasks(waiting, config.workers, config.threads)
     return write_results(config, specs, tasks)
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Holds a report's folder against other runs; where its file system has no locks, two are the user's to avoid.
+
+    Raises:
+        ValueError: if another run has it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(output))
+        except BlockingIOError as error:
+            raise ValueError(
+                f"-o {output}: another run is writing there; wait for it to end, or choose another folder"
+            ) from error
+        except OSError as error:
+            logger.warning("-o %s: cannot be locked (%s); do not start a second run there", output, error)
+        yield
 
 
 def able_specs(specs: Sequence[SegmenterSpec], config: EvaluationConfig) -> list[SegmenterSpec]:
@@ -128,21 +164,28 @@ def choose_cases(cases: Sequence[EvaluationCase], config: EvaluationConfig) -> l
     return [cases[place] for place in sorted(kept)]
 
 
+def check_folder(output: Path) -> None:
+    """Refuses a file, and a folder that is neither empty nor a report.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"-o {output}: is a file, expected a folder")
+    if output.is_dir() and any(output.iterdir()) and not (output / "run.json").is_file():
+        raise ValueError(f"-o {output}: not empty and not a report; choose another folder")
+
+
 def prepare_folder(output: Path, config: EvaluationConfig, revisions: Mapping[str, str]) -> str:
-    """Makes the output folder, or checks that what is in it may be gone on with.
+    """Checks that what is in the output folder may be gone on with, and writes down what is added to it.
 
     Returns:
         The code that made what is in it, as of :func:`code_revision`; empty for a new folder.
 
     Raises:
-        ValueError: for a folder of other settings or weights; or one that is not a report and not empty.
+        ValueError: for a folder of other settings or weights.
     """
     run_path = output / "run.json"
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"-o {output}: is a file, expected a folder")
-    if output.is_dir() and any(output.iterdir()) and not run_path.is_file():
-        raise ValueError(f"-o {output}: not empty and not a report; choose another folder")
-    output.mkdir(parents=True, exist_ok=True)
     before: dict[str, Any] = {}
     if run_path.is_file():
         if config.resume:
@@ -156,9 +199,8 @@ def prepare_folder(output: Path, config: EvaluationConfig, revisions: Mapping[st
         "revisions": {**before.get("revisions", {}), **revisions},
         "code": code_revision(),
     }
-    partial = output / "run.json.partial"
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(run_path)
+    with atomic_path(run_path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return before.get("code", "")
 
 
@@ -192,6 +234,11 @@ def write_results(
     output = Path(config.output)
     names = [spec.name for spec in specs]
     files = {task: read_case_file(case_path(task)) for task in tasks}
+    files = {task: share_failure(content, task, files) for task, content in files.items()}
+    unnamed = Counter(name for task, content in files.items() if task.spec == specs[0] for name in content.unnamed)
+    if unnamed:
+        listed = ", ".join(f"{name} ({count})" for name, count in sorted(unnamed.items()))
+        logger.warning("left out, as the vocabulary does not have their names: %s", listed)
     records = sorted_records((r for content in files.values() for r in content.records), names)
     write_csv(records, output / "results.csv")
     summary = summarise(
@@ -200,17 +247,34 @@ def write_results(
         config=config,
         environment=describe_environment(),
         skipped=sum(content.skipped for task, content in files.items() if task.spec == specs[0]),
+        unnamed=unnamed,
         errors=[
             (task.spec.name, f"{task.case.dataset}/{task.case.name}", e) for task, c in files.items() for e in c.errors
         ],
         revisions={task.spec.name: task.revision for task in tasks},
     )
-    text = json.dumps(summary, indent=1, allow_nan=False)
-    partial = output / "summary.json.partial"
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(output / "summary.json")
+    with atomic_path(output / "summary.json") as partial:
+        partial.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     report = write_report(output, records, summary, tasks, config)
     return EvaluationResult(tuple(records), summary, output, report)
+
+
+def share_failure(content: CaseFile, task: CaseTask, files: Mapping[CaseTask, CaseFile]) -> CaseFile:
+    """A case that a model could not compute at all, with a zero for each object that another model was given.
+
+    As one object it would weigh less than what the others scored on it.
+    """
+    if {r.name for r in content.records} != {FAILED_CASE}:
+        return content
+    same = (other.records for key, other in files.items() if key.case == task.case)
+    known = next((records for records in same if {r.name for r in records} != {FAILED_CASE}), ())
+    zeros = {r.step: r for r in content.records}
+    shared = tuple(
+        replace(zeros[r.step], label=r.label, name=r.name, voxels=r.voxels, volume_ml=r.volume_ml)
+        for r in known
+        if r.repeat == 0 and not r.is_absent
+    )
+    return replace(content, records=shared or content.records)
 
 
 def without_timing(record: StepRecord) -> StepRecord:

@@ -41,12 +41,14 @@ class SegmenterAnswer:
         score: its own estimate of the IoU, 0 to 1; None if it makes none.
         encoder_calls: passes of its image encoder for this answer; None if it has none.
         presence: its own estimate of the probability that the object is in the image at all; None if it makes none.
+        is_looked_up: it was computed together with an earlier answer, whose time is that of both.
     """
 
     mask: np.ndarray
     score: float | None = None
     encoder_calls: int | None = None
     presence: float | None = None
+    is_looked_up: bool = False
 
 
 @runtime_checkable

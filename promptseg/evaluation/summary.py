@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict
 from typing import Any
 
@@ -47,6 +48,15 @@ class Curves:
         self.cases = np.array([f"{r.dataset}/{r.case}" for r in first])
         self.names = np.array([r.name for r in first])
 
+    def choose(self, rows: Sequence[int]) -> Curves:
+        """Some of the objects, in the order of ``rows``, which may name one more than once."""
+        chosen, places = copy(self), list(rows)
+        chosen.objects = [self.objects[n] for n in places]
+        chosen._rows = [self._rows[n] for n in places]
+        for name in ("datasets", "patients", "cases", "names"):
+            setattr(chosen, name, getattr(self, name)[places])
+        return chosen
+
     def __getitem__(self, field: str) -> np.ndarray:
         """(N, S) float of a column; NaN where there is no row."""
         values = [[math.nan if r is None else float(getattr(r, field)) for r in row] for row in self._rows]
@@ -60,6 +70,7 @@ def summarise(
     config: EvaluationConfig,
     environment: Mapping[str, Any],
     skipped: int,
+    unnamed: Mapping[str, int],
     errors: Sequence[tuple[str, str, str]],
     revisions: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -71,6 +82,7 @@ def summarise(
         config: options of the run.
         environment: of :func:`.environment.describe_environment`.
         skipped: objects that were too small, and left out.
+        unnamed: name -> objects that were left out because the vocabulary does not have it.
         errors: (model, case, what) of each failure.
         revisions: model -> what tells its versions apart.
     """
@@ -89,6 +101,7 @@ def summarise(
         "settings": {**config.settings(), "fold": config.fold, "catalog": config.catalog},
         "environment": dict(environment),
         "skipped_objects": skipped,
+        "unnamed_objects": dict(unnamed),
         "models": models,
     }
     return without_nan(content)

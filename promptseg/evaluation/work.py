@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -12,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from ..io.atomic import atomic_path
+from .boxes import slices
 from .cases import EvaluationCase, EvaluationObject, LoadedCase, objects_of
 from .environment import peak_memory_mb, reset_peak_memory
-from .episode import Episode, EpisodeConfig, MaskCrop, ask_for_absent, failed_case_records, play_object
+from .episode import Episode, EpisodeConfig, ask_for_absent, failed_case_records, play_object
+from .kept_masks import KeptMask, write_masks
 from .names import meaning_of, mirrored_names
 from .prompts import ObjectPrompts
 from .protocols import given_box, opening, protocol_of
@@ -24,6 +28,9 @@ from .segmenters import InteractiveSegmenter
 from .simulation import generator_for
 
 logger = logging.getLogger(__name__)
+
+MAX_FILE_NAME = 200
+"""Letters of a file's name without its ending: file systems take 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +65,22 @@ class CaseFile:
         records: one per object, repeat and step.
         skipped: objects left out because they are too small.
         errors: one line for each object that failed, or for the case.
+        unnamed: objects left out because they are asked for by name, and the vocabulary does not have it.
     """
 
     records: tuple[StepRecord, ...]
     skipped: int = 0
     errors: tuple[str, ...] = ()
+    unnamed: tuple[str, ...] = ()
 
 
 def file_name(*names: str) -> str:
-    """A file's name made of names, which may hold anything."""
-    return "__".join(re.sub(r"[^A-Za-z0-9._-]", lambda m: f"%{ord(m[0]):x}", name) for name in names)
+    """A file's name made of names, which may hold anything and be of any length."""
+    name = "__".join(re.sub(r"[^A-Za-z0-9._-]", lambda m: f"%{ord(m[0]):x}", name) for name in names)
+    if len(name) <= MAX_FILE_NAME:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    return f"{name[: MAX_FILE_NAME - len(digest) - 1]}-{digest}"
 
 
 def case_path(task: CaseTask) -> Path:
@@ -85,7 +98,7 @@ def masks_path(task: CaseTask) -> Path:
 
 
 def is_done(task: CaseTask) -> bool:
-    """Whether a task has a result that stands: complete, without failure, of the same files and weights."""
+    """Whether a task has a result that stands: complete, without failure, of the same files, catalog and weights."""
     path = case_path(task)
     if not path.is_file():
         return False
@@ -94,7 +107,8 @@ def is_done(task: CaseTask) -> bool:
     except (json.JSONDecodeError, UnicodeDecodeError):
         return False
     same = content.get("files") == _file_stamps(task.case) and content.get("revision") == task.revision
-    return same and not content.get("errors")
+    reading = task.case.reading
+    return same and content.get("reading", reading) == reading and not content.get("errors")
 
 
 def _file_stamps(case: EvaluationCase) -> list[list[Any]]:
@@ -112,9 +126,8 @@ def _file_stamps(case: EvaluationCase) -> list[list[Any]]:
 def read_case_file(path: Path) -> CaseFile:
     """Reads what :func:`run_case` left."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    return CaseFile(
-        tuple(record_from_dict(r) for r in content["records"]), content["skipped"], tuple(content["errors"])
-    )
+    records = tuple(record_from_dict(r) for r in content["records"])
+    return CaseFile(records, content["skipped"], tuple(content["errors"]), tuple(content.get("unnamed", ())))
 
 
 def write_case_file(task: CaseTask, result: CaseFile) -> None:
@@ -124,13 +137,14 @@ def write_case_file(task: CaseTask, result: CaseFile) -> None:
     content = {
         "revision": task.revision,
         "files": _file_stamps(task.case),
+        "reading": task.case.reading,
         "skipped": result.skipped,
         "errors": result.errors,
+        "unnamed": result.unnamed,
         "records": [record_to_dict(r) for r in result.records],
     }
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(content), encoding="utf-8")
 
 
 def failed_case(task: CaseTask, reason: str) -> CaseFile:
@@ -170,7 +184,8 @@ def _play(task: CaseTask, segmenter: InteractiveSegmenter, loaded: LoadedCase) -
         protocol, settings["seed"], settings["jitter_repeats"], settings["jitter"], keeps_steps=settings["npz"]
     )
     present = _with_other_sides(list(objects_of(loaded, settings["tolerance_mm"])))
-    targets, skipped = _choose_objects(present, task)
+    unnamed = tuple(t.name for t in present if meaning_of(t.name) is None) if protocol.speaks else ()
+    targets, skipped = _choose_objects([t for t in present if t.name not in unnamed], task)
     error = ""
     try:
         segmenter.set_image(loaded.image)
@@ -182,6 +197,7 @@ def _play(task: CaseTask, segmenter: InteractiveSegmenter, loaded: LoadedCase) -
         box, has_boxes = given_box(loaded.boxes, target.label)
         player = _Broken(error) if error else segmenter
         episodes.append(play_object(task.spec.name, player, case, loaded.image, target, config, box, has_boxes))
+        target.truth.forget_surface()
     asked: list[StepRecord] = []
     errors = [f"{t.name}: {e.error}" for t, e in zip(targets, episodes, strict=True) if e.error]
     if protocol.asks_for_absent and not error:
@@ -194,7 +210,7 @@ def _play(task: CaseTask, segmenter: InteractiveSegmenter, loaded: LoadedCase) -
     _write_masks(task, targets, episodes)
     if settings["npz"]:
         _write_npz(task, loaded, targets, episodes)
-    return CaseFile(records, skipped, (error,) if error else tuple(errors))
+    return CaseFile(records, skipped, (error,) if error else tuple(errors), unnamed)
 
 
 def _absent_of(task: CaseTask, loaded: LoadedCase) -> list[str]:
@@ -233,19 +249,11 @@ class _Broken:
 def _choose_objects(found: Sequence[EvaluationObject], task: CaseTask) -> tuple[list[EvaluationObject], int]:
     """Objects that are large enough, at most ``max_objects`` of them; and how many were too small.
 
-    The challenge's objects are the values of a label map, so its protocol leaves out what is made of several; one that
-    asks by name leaves out what the vocabulary does not have.
+    The challenge's objects are the values of a label map, so its protocol leaves out what is made of several.
     """
     settings = task.settings
     if settings["protocol"] == "cvpr25":
         found = [target for target in found if not target.is_union]
-    if protocol_of(settings).speaks:
-        unnamed = [target.name for target in found if meaning_of(target.name) is None]
-        if unnamed:
-            logger.info(
-                "%s/%s: not in the vocabulary, left out: %s", task.case.dataset, task.case.name, ", ".join(unnamed)
-            )
-        found = [target for target in found if meaning_of(target.name) is not None]
     large = [target for target in found if target.truth.num_voxels >= settings["min_voxels"]]
     skipped = len(found) - len(large)
     if settings["max_objects"] is not None and len(large) > settings["max_objects"]:
@@ -256,54 +264,10 @@ def _choose_objects(found: Sequence[EvaluationObject], task: CaseTask) -> tuple[
 
 def _write_masks(task: CaseTask, targets: Sequence[EvaluationObject], episodes: Sequence[Episode]) -> None:
     """Keeps the last masks and all clicks, for the report's pictures."""
-    content: dict[str, np.ndarray] = {}
-    for number, (target, episode) in enumerate(zip(targets, episodes, strict=True)):
-        if not episode.masks:
-            continue
-        last = episode.masks[-1]
-        voxels, labels = episode.prompts.marked_voxels()
-        content[f"{number}.object"] = np.array([target.label, *target.name.encode()], dtype=np.int64)
-        content[f"{number}.low"] = last.low
-        content[f"{number}.shape"] = np.array(last.part.shape)
-        content[f"{number}.bits"] = np.packbits(last.part)
-        content[f"{number}.points"] = voxels
-        content[f"{number}.labels"] = labels
-    path = masks_path(task)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **content)
-    partial.replace(path)
-
-
-@dataclass(frozen=True)
-class KeptMask:
-    """A mask of the report's gallery.
-
-    Attributes:
-        mask: the last one.
-        points: (M, 3) int, voxels that were marked.
-        labels: (M,) int.
-    """
-
-    mask: MaskCrop
-    points: np.ndarray
-    labels: np.ndarray
-
-
-def read_masks(path: Path) -> dict[tuple[int, str], KeptMask]:
-    """(label, name) -> what :func:`run_case` kept."""
-    found: dict[tuple[int, str], KeptMask] = {}
-    with np.load(path) as content:
-        for key in (k for k in content.files if k.endswith(".object")):
-            number = key.split(".")[0]
-            label, *letters = content[key].tolist()
-            shape = tuple(content[f"{number}.shape"].tolist())
-            part = np.unpackbits(content[f"{number}.bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
-            found[label, bytes(letters).decode()] = KeptMask(
-                MaskCrop(content[f"{number}.low"], part), content[f"{number}.points"], content[f"{number}.labels"]
-            )
-    return found
+    played = ((t, e) for t, e in zip(targets, episodes, strict=True) if e.masks)
+    write_masks(
+        masks_path(task), (KeptMask(t.label, t.name, e.masks[-1], *e.prompts.marked_voxels()) for t, e in played)
+    )
 
 
 def _write_npz(
@@ -314,12 +278,13 @@ def _write_npz(
 
     protocol = protocol_of(task.settings)
     order = sorted(range(len(targets)), key=lambda n: targets[n].label)
-    labels = np.zeros(loaded.labels.shape, dtype=np.int32)
+    dtype = np.uint8 if max((target.label for target in targets), default=0) < 256 else np.uint16
+    labels = np.zeros(loaded.labels.shape, dtype=dtype)
     steps = [np.zeros_like(labels) for _ in range(protocol.num_corrections + 1)]
     boxes = {}
     for number in order:
         target, episode = targets[number], episodes[number]
-        MaskCrop(target.truth.low, target.truth.mask).paste(labels, target.label)
+        labels[slices(target.truth.low, target.truth.high)][target.truth.mask] = target.label
         for step, mask in enumerate(episode.masks):
             mask.paste(steps[step], target.label)
         generator = generator_for(
@@ -328,11 +293,8 @@ def _write_npz(
         given = opening(protocol, target.truth, target.name, *given_box(loaded.boxes, target.label), generator)
         if given is not None and given.prompts.box is not None:
             boxes[target.label] = given.prompts.box
-    dtype = np.uint8 if labels.max() < 256 else np.uint16
     folder, name = Path(task.output), f"{file_name(task.case.dataset, task.case.name)}.npz"
     every = len(boxes) == len(targets)
     case = folder / "npz" / name
-    write_case(
-        case, loaded.image.array, labels.astype(dtype), loaded.image.spacing_mm.tolist(), boxes if every else None
-    )
-    write_answer(folder / "npz_answers" / file_name(task.spec.name) / name, [s.astype(dtype) for s in steps])
+    write_case(case, loaded.image.array, labels, loaded.image.spacing_mm.tolist(), boxes if every else None)
+    write_answer(folder / "npz_answers" / file_name(task.spec.name) / name, steps)

@@ -6,11 +6,13 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
+from ..data.parallel import end_with_parent
 from .registry import SegmenterSpec
 from .segmenters import InteractiveSegmenter
 from .work import CaseTask, failed_case, run_case, write_case_file
@@ -97,12 +99,27 @@ def _run_in_pools(tasks: Sequence[CaseTask], workers: int, threads: int, bar: An
                     bar.update()
 
 
-def _pool(workers: int, threads: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads, sys.path[:]))
+@contextmanager
+def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that have started: what breaks them afterwards is the case they are on.
+
+    Raises:
+        ValueError: if they do not start.
+    """
+    context, arguments = multiprocessing.get_context("spawn"), (threads, sys.path[:])
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"workers={workers}: the processes die when they start; a script that calls run_evaluation has to do "
+                'so under `if __name__ == "__main__":`, and with too little memory fewer workers help'
+            ) from error
+        yield pool
 
 
 def _start_worker(threads: int, path: list[str]) -> None:
+    end_with_parent()
     sys.path[:] = path
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ[name] = str(threads)

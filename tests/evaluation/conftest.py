@@ -72,6 +72,7 @@ class MemoryCase:
     modality: str = "CT"
     fold: str = "validation"
     files: tuple[Path, ...] = ()
+    reading: str = ""
 
     def load(self) -> LoadedCase:
         """The arrays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -164,6 +165,7 @@ class FakeSession:
     """
 
     def __init__(self, device: Any, torch_n_threads: int, do_autozoom: bool, enable_undo: bool) -> None:
+        self.threads = torch_n_threads
         self.calls: list[tuple[Any, ...]] = []
         self.knows_3d_boxes = False
 
@@ -262,6 +264,19 @@ def test_nninteractive_starts_each_object_afresh_and_takes_masks_and_3d_boxes(pe
     ]
 
 
+def test_nninteractive_computes_with_as_many_threads_as_the_others(
+    peer: NnInteractiveSegmenter, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    assert peer.session.threads == before
+    try:
+        torch.set_num_threads(before + 1)
+        assert NnInteractiveSegmenter(tmp_path, device="cpu").session.threads == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_nninteractive_lacks_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no fold_"):
         parse_spec(f"nninteractive:{tmp_path}").revision()
@@ -284,6 +299,17 @@ def test_names_on_the_command_line() -> None:
     with pytest.raises(ValueError, match="oracle is there twice"):
         parse_specs(("oracle", "oracle"))
     assert [s.name for s in parse_specs(("oracle", "again=oracle"))] == ["oracle", "again"]
+
+
+@pytest.mark.parametrize(("architecture", "knows_names"), [("vista3d", True), ("sam-med3d", False)])
+def test_weights_of_others_are_asked_for_all_that_they_understand(
+    architecture: str, knows_names: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": architecture}), encoding="utf-8")
+    accepted = accepted_prompts(str(tmp_path))
+    assert {"points", "mask"} <= accepted
+    assert ("text" in accepted) == knows_names
+    assert not {"box", "automatic"} & accepted
 
 
 def test_a_factory_must_make_a_segmenter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

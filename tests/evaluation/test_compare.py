@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from promptseg.evaluation.compare import CompareConfig, compare_reports, write_comparison
-from promptseg.evaluation.episode import blank_record
+from promptseg.evaluation.episode import blank_record, failed_case_records
+from promptseg.evaluation.protocols import choose_protocol
 from promptseg.evaluation.records import StepRecord, write_csv
 
 from .conftest import MemoryCase
@@ -113,6 +114,39 @@ def test_reports_of_another_protocol_are_refused(
 def test_objects_whose_true_size_differs_are_refused(make_report: MakeReport, scores: np.ndarray) -> None:
     with pytest.raises(ValueError, match="has 100 voxels in one and 90 in the other"):
         compare_reports(make_report("a", scores), make_report("b", scores, voxels=90))
+
+
+def test_a_case_that_one_model_could_not_compute_counts_as_zero_for_each_of_its_objects(tmp_path: Path) -> None:
+    """Left out, the crash on a hard case would have made that model the better one."""
+    protocol = choose_protocol("clicks", 2)
+    easy = [record(0, step, 0.7) for step in (1, 2)]
+    hard = [replace(record(2, step, 0.3), name=name) for name in ("thing", "other") for step in (1, 2)]
+    failed = failed_case_records("new", MemoryCase(name="c2", patient="set/p1"), protocol)
+    for name, records in (("a", [*easy, *hard]), ("b", [*easy, *failed])):
+        (tmp_path / name).mkdir()
+        write_csv(records, tmp_path / name / "results.csv")
+        settings = {"protocol": "clicks", "corrections": 2, "tolerance_mm": 2.0, "seed": 0}
+        models = {"new": {"objects": 3, "is_baseline": False}}
+        (tmp_path / name / "summary.json").write_text(json.dumps({"settings": settings, "models": models}))
+    for a, b, sign in (("a", "b", -1), ("b", "a", 1)):
+        found = compare_reports(tmp_path / a, tmp_path / b)
+        assert (found.pairs, found.patients, found.only_a, found.only_b) == (3, 2, 0, 0)
+        assert found.differences[0].mean == pytest.approx(sign * (0 + 0.3 + 0.3) / 3)
+
+
+def test_the_challenges_scores_are_compared_over_the_objects_that_both_have(tmp_path: Path) -> None:
+    """Of one report the small objects were left out; where both looked, they are equal."""
+    for name, objects in (("a", {"large": 0.8, "small": 0.4}), ("b", {"large": 0.8})):
+        (tmp_path / name).mkdir()
+        records = [replace(record(0, step, dice), name=what) for what, dice in objects.items() for step in range(6)]
+        write_csv(records, tmp_path / name / "results.csv")
+        settings = {"protocol": "cvpr25", "corrections": 5, "tolerance_mm": 2.0, "seed": 0}
+        models = {"new": {"objects": len(objects), "is_baseline": False}}
+        (tmp_path / name / "summary.json").write_text(json.dumps({"settings": settings, "models": models}))
+    found = compare_reports(tmp_path / "a", tmp_path / "b")
+    scores = {d.quantity: (d.a, d.b) for d in found.differences if d.quantity.startswith("challenge")}
+    assert len(scores) == 4
+    assert scores["challenge's DSC AUC"] == (pytest.approx(3.2), pytest.approx(3.2))
 
 
 def test_two_models_of_one_report_are_compared(make_report: MakeReport, scores: np.ndarray) -> None:

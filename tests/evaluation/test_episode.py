@@ -176,6 +176,22 @@ def test_a_mask_of_numbers_is_taken_as_what_is_not_zero() -> None:
     assert play(Numbers(), CUBE).records[0].dice == 1
 
 
+def test_the_time_of_an_answer_that_was_looked_up_is_not_counted() -> None:
+    """It was computed with an earlier one; as zero seconds it would make the median of all answers zero."""
+
+    class Finder(OracleSegmenter):
+        found = False
+
+        def predict(self, prompts: ObjectPrompts) -> SegmenterAnswer:
+            answer = SegmenterAnswer(self._truth, is_looked_up=self.found)
+            self.found = True
+            return answer
+
+    finder, truth = Finder(), ball((9, 9, 9), (4, 4, 4), 3)
+    seconds = [play(finder, truth, "auto").records[0].seconds for _ in range(3)]
+    assert np.isfinite(seconds).tolist() == [True, False, False]
+
+
 def test_the_mask_protocol_starts_at_a_dice_of_seven_tenths() -> None:
     mask = ball((28, 28, 28), (14, 14, 14), 9)
     records = main_records(play(ClickedVoxelsSegmenter(), mask, "mask"))

@@ -69,7 +69,9 @@ def made(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
     return f"mirror={module}:Made"
 
 
-def test_what_is_absent_is_asked_for_and_does_not_count_as_an_object(abdomens: Path, tmp_path: Path) -> None:
+def test_what_is_absent_is_asked_for_and_does_not_count_as_an_object(
+    abdomens: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     result = evaluate(abdomens, tmp_path / "r", "oracle", "empty", protocol="text", absent=("hippocampus", "spleen"))
     oracle, empty = (result.summary["models"][name] for name in ("oracle", "empty"))
     assert oracle["objects"] == 8  # two kidneys in each, two livers; what cannot be named is left out
@@ -89,7 +91,11 @@ def test_what_is_absent_is_asked_for_and_does_not_count_as_an_object(abdomens: P
         ("c1", "liver"),
         ("c2", "hippocampus"),
     ]
-    assert "presence: AUROC" in result.report.read_text(encoding="utf-8")
+    page = result.report.read_text(encoding="utf-8")
+    assert "presence: AUROC" in page
+    assert result.summary["unnamed_objects"] == {"thingamajig": 3}
+    assert "does not have their names: thingamajig (3)" in page
+    assert any("left out, as the vocabulary" in message and "thingamajig (3)" in message for message in caplog.messages)
     again = evaluate(abdomens, tmp_path / "r", "oracle", "empty", protocol="text", absent=("hippocampus", "spleen"))
     assert again.summary["models"]["oracle"]["names"] == names
     with pytest.raises(ValueError, match=r"made with absent=\['hippocampus', 'spleen'\], and now it is None"):
@@ -156,9 +162,11 @@ def test_everything_is_found_once_for_an_image_and_what_is_unknown_is_empty() ->
     answer = segmenter.predict(ObjectPrompts(text="kidney_left", is_automatic=True))
     assert np.array_equal(answer.mask, labels == 1)
     assert (answer.score, answer.presence, answer.encoder_calls) == (0.7, 0.9, 4)
+    assert not answer.is_looked_up
     other = segmenter.predict(ObjectPrompts(text="liver", is_automatic=True))
     assert not np.any(other.mask)
     assert (other.presence, other.encoder_calls) == (0.0, 0)
+    assert other.is_looked_up
     assert len(calls) == 1
     segmenter.set_image(SegmenterImage(labels, np.eye(4)))
     segmenter.predict(ObjectPrompts(text="liver", is_automatic=True))

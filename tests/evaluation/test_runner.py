@@ -14,7 +14,9 @@ import pytest
 from promptseg.evaluation import EvaluationConfig, EvaluationResult, run_evaluation
 from promptseg.evaluation.cases import find_cases
 from promptseg.evaluation.records import read_csv
-from promptseg.evaluation.runner import choose_cases, without_timing
+from promptseg.evaluation.registry import parse_specs
+from promptseg.evaluation.runner import choose_cases, without_timing, write_results
+from promptseg.evaluation.work import CaseTask, failed_case, run_case, write_case_file
 
 from .conftest import write_pool
 
@@ -139,6 +141,35 @@ def test_a_changed_label_file_makes_its_case_stale(tmp_path: Path) -> None:
     assert case.stat().st_mtime_ns != before
 
 
+def test_a_changed_catalog_makes_its_cases_stale(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool")
+    listing = pool / "beta" / "dataset.json"
+    evaluate(pool, tmp_path / "out", model=("oracle",), max_cases=1)
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "cases" / "oracle").glob("alpha*")}
+    content = json.loads(listing.read_text())
+    content["labels"]["1"], content["cases"][0]["patient"] = "sphere", "p9"
+    listing.write_text(json.dumps(content))
+    result = evaluate(pool, tmp_path / "out", model=("oracle",), max_cases=1)
+    found = {(r.name, r.patient) for r in result.records if r.dataset == "beta"}
+    assert found == {("sphere", "beta/p9"), ("hole", "beta/p9")}
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    pool = pool.rename(tmp_path / "elsewhere")
+    evaluate(pool, tmp_path / "out", model=("oracle",), max_cases=1)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+def test_a_data_set_that_is_described_twice_counts_once_or_is_refused(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool")
+    text = "name: {}\nlicence: CC0\ncitation: none\nmodality: CT\nlayout: dataset_json\n"
+    own = pool / "alpha" / "catalog.yaml"
+    own.write_text(text.format("mine"))
+    found = [(case.dataset, case.name) for case in find_cases(pool, "validation")]
+    assert found == [("beta", "b0"), *(("mine", f"a{n}") for n in range(1, 5))]
+    own.rename(pool / "alpha" / "other.yaml").write_text(text.format("alpha"))
+    with pytest.raises(ValueError, match="alpha/a1 is there twice, in two catalogs of one name"):
+        find_cases(pool, "validation")
+
+
 def test_a_resume_with_other_settings_weights_or_code_is_refused_or_said(
     reference: EvaluationResult, pool: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,6 +261,26 @@ def test_a_process_that_dies_takes_down_nothing_but_its_case(
     assert "process died" in found["failures"][0]["error"]
     assert found["cases"] == 5
     assert sum(r.is_failed for r in result.records) == 3
+
+
+def test_a_case_that_one_model_cannot_compute_is_a_zero_for_each_of_its_objects(pool: Path, tmp_path: Path) -> None:
+    config = EvaluationConfig(str(pool), str(tmp_path), model=("oracle", "empty"), max_cases=1, clicks=2)
+    cases = choose_cases(find_cases(pool, "validation"), config)
+    tasks = [
+        CaseTask(spec, "", c, config.settings(), str(tmp_path)) for spec in parse_specs(config.model) for c in cases
+    ]
+    for task in tasks:
+        is_dead = task.spec.name == "empty" and task.case.dataset == "alpha"
+        if is_dead:
+            write_case_file(task, failed_case(task, "the process died"))
+        else:
+            run_case(task, task.spec.build())
+    result = write_results(config, parse_specs(config.model), tasks)
+    oracle, empty = (result.summary["models"][name] for name in ("oracle", "empty"))
+    assert (empty["objects"], empty["final"]["dice"]["mean"]) == (oracle["objects"], 0.0) == (4, 0.0)
+    assert [f["error"] for f in empty["failures"]] == ["the process died"]
+    failed = {(r.name, r.step) for r in result.records if r.is_failed}
+    assert failed == {(name, step) for name in ("ball", "hole") for step in (1, 2)}
 
 
 def test_models_that_do_not_understand_the_protocol_are_left_out(
