@@ -134,6 +134,43 @@ def test_several_structures_in_one_text_are_refused_with_the_cure(index):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "liver and tumor",
+        "left kidney & cyst",
+        "Uterus + cervix",
+        "bone_and_metastasis",
+        "liver, tumour",
+        "lung; nodule",
+        "L4, L5",
+        "rib and cartilage",
+    ],
+)
+def test_a_list_is_not_taken_for_the_one_structure_that_its_words_spell(index, text):
+    with pytest.raises(AmbiguousTermError, match="expected one structure; .*several texts"):
+        index.find(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("kidney, left", "left kidney"),
+        ("kidney, left and right", "both kidney"),
+        ("left + right lung", "both lung"),
+        ("vertebra, L4", "L4 vertebra"),
+        ("rib, 7, left", "left rib 7"),
+        ("portal vein & splenic vein", "portal vein and splenic vein"),
+        ("Portal Vein and Splenic Vein", "portal vein and splenic vein"),
+        ("head and neck tumour, left", "left head and neck tumor"),
+        ("skull and base", "skull base"),
+        ("L4/L5", "L4-L5 intervertebral disc"),
+    ],
+)
+def test_separators_that_are_no_list_are_read_over(index, text, name):
+    assert index.find(text).name == name
+
+
+@pytest.mark.parametrize(
     ("text", "meanings"), [("SMA", ["mesenteric", "motor"]), ("ventricle", ["heart", "ventricular system"])]
 )
 def test_a_name_of_several_structures_names_them(index, text, meanings):
