@@ -100,6 +100,11 @@ def test_a_correction_is_logged_and_lowers_the_score(index, caplog, typed, name)
         "trochlea",  # two letters from trachea
         "perineal",  # one from peroneal, two from perineum
         "humor",  # one from tumor
+        "hepatoma",  # one from hematoma
+        "left hemithorax",  # one from hemothorax
+        "uncus",  # one from ulcus
+        "metencephalon",  # two from mesencephalon
+        "cholecystitis",  # two from cholecystis
         "superior oblique capitis",  # a real muscle, near the eye's superior oblique
         "lower lobe of kidney",
         "renal lobe",
