@@ -26,6 +26,7 @@ from .search import Finding, hint_on_tile
 from .structures import Structure, text_tokens
 from .text import TextQuery, encode_text
 from .text.laterality import BOTH, NONE
+from .volume import Volume
 
 MIN_PRESENCE = 0.8
 """Mean estimate of the word head that an image shows an atlas's structures, below which it is not registered."""
@@ -33,6 +34,8 @@ MAX_MISMATCH = 0.78
 """Largest mismatch of a registration that is believed."""
 MIN_IN_VIEW = 0.9
 """Least share of the atlas's structures in the image."""
+OBLIQUE_DEGREES = 5.0
+"""Turn of an image's axes from the scanner's, above which an atlas is tried along both."""
 LEVELS_LOOKED_AT = 2
 """Zoom levels, from the coarsest, at which the word head says whether structures are there."""
 MAX_TILES_LOOKED_AT = 12
@@ -113,8 +116,19 @@ def _register(engine: TileEngine, atlas: torch.nn.Module) -> tuple[Registration,
     image = sample_tile(
         engine.volume.canonical_array, np.zeros(3), FINE_MM / spacing_mm, int(sides.max()), engine.mapping.map_array
     )[: sides[0], : sides[1], : sides[2]]
-    found = register(atlas, image, FINE_MM, list(tissues.values()))
+    frame = upright_frame(engine.volume)
+    frames = [None] if frame is None else [None, frame]  # a tilted slab may be along the patient, or along the scanner
+    tried = [register(atlas, image, FINE_MM, list(tissues.values()), frame=f) for f in frames]
+    found = min(tried, key=lambda registration: registration.mismatch)
     return (found, presence) if found.mismatch <= MAX_MISMATCH and found.in_view >= MIN_IN_VIEW else None
+
+
+def upright_frame(volume: Volume) -> np.ndarray | None:
+    """Right, anterior and superior as columns (3, 3) in canonical axes, where these are well off; else None."""
+    affine = volume.affine[:3, :3][:, list(volume.permutation)] * np.where(volume.flips, -1.0, 1.0)
+    left, _, right = np.linalg.svd(affine / np.linalg.norm(affine, axis=0))
+    axes = left @ right  # the nearest rotation
+    return axes.T if np.degrees(np.arccos(np.clip((np.trace(axes) - 1) / 2, -1, 1))) > OBLIQUE_DEGREES else None
 
 
 def _presence(engine: TileEngine, structures: Sequence[Structure]) -> list[float]:

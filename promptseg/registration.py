@@ -98,7 +98,13 @@ class _Compared:
         return _Compared(self.places_mm[kept], self.shares[:, kept], self.is_structure[kept])
 
 
-def register(atlas: Atlas, image: Tensor, spacing_mm: float, tissues: Sequence[Sequence[int]]) -> Registration:
+def register(
+    atlas: Atlas,
+    image: Tensor,
+    spacing_mm: float,
+    tissues: Sequence[Sequence[int]],
+    frame: np.ndarray | None = None,
+) -> Registration:
     """Registers an atlas to an image; deterministic.
 
     Args:
@@ -106,6 +112,8 @@ def register(atlas: Atlas, image: Tensor, spacing_mm: float, tissues: Sequence[S
         image: (I, J, K) float32 preprocessed intensities on a cubic grid, axes towards right, anterior and superior.
         spacing_mm: of the image; :data:`FINE_MM` or about it.
         tissues: numbers of the structures that look alike, such as those of both sides, for all structures.
+        frame: (3, 3) right, anterior and superior of an upright patient as columns, in the axes of the image, for one
+            that was taken obliquely; None where the axes are those directions.
 
     Returns:
         The best registration that was found. Some seconds on one core.
@@ -120,7 +128,7 @@ def register(atlas: Atlas, image: Tensor, spacing_mm: float, tissues: Sequence[S
     all_shares = torch.cat([shares, other[None], (1 - structures - other).clamp(min=0)[None]]).flatten(1)[:, numbers]
     places = torch.from_numpy(config.positions_mm().reshape(-1, 3)).float()[numbers]
     compared = _Compared(places, all_shares, structures.flatten()[numbers])
-    fine = _Image.of(image.cpu(), spacing_mm)
+    fine = _Image.of(image.cpu(), spacing_mm, np.eye(3) if frame is None else frame)
     coarse = fine.halved()
     step = max(1, round(2 * FINE_MM / config.spacing_mm))
     on_coarse = compared.every(step, config.shape, numbers)
@@ -132,7 +140,8 @@ def register(atlas: Atlas, image: Tensor, spacing_mm: float, tissues: Sequence[S
     mismatch = float(_cost(fine, compared, matrices, offsets, floor=1e-3)[0])
     inside = fine.read(_moved(places, matrices, offsets))[1][0]
     in_view = float((inside * compared.is_structure).sum() / compared.is_structure.sum().clamp(min=1e-6))
-    return Registration(matrices[0].double().numpy(), offsets[0].double().numpy(), mismatch, in_view)
+    turn = fine.frame.double()
+    return Registration((turn @ matrices[0].double()).numpy(), (turn @ offsets[0].double()).numpy(), mismatch, in_view)
 
 
 def _mean_around(values: Tensor, width: int) -> Tensor:
@@ -146,14 +155,16 @@ def _mean_around(values: Tensor, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Image:
-    """Channels (C, I, J, K), the distance of their voxels, and the position (mm) of the first voxel's centre."""
+    """Channels (C, I, J, K), the distance of their voxels, the position (mm) of the first voxel's centre along the
+    axes, and the directions in which positions are counted, as columns (3, 3) in these axes."""
 
     values: Tensor
     spacing_mm: float
     first_mm: float
+    frame: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, spacing_mm: float) -> _Image:
+    def of(cls, values: Tensor, spacing_mm: float, frame: np.ndarray) -> _Image:
         """The intensities (I, J, K), and what they are beside those around them; each of unit variance."""
         flat = values.float()[None, None]
         width = 2 * round(AROUND_MM / spacing_mm) + 1
@@ -162,16 +173,17 @@ class _Image:
         local = local / (deviation + LOCAL_FLOOR * local.std())
         channels = torch.cat([flat, local])[:, 0]
         scale = channels.flatten(1).std(dim=1).clamp(min=1e-6)
-        return cls(channels / scale[:, None, None, None], spacing_mm, 0.0)
+        turn = torch.from_numpy(np.asarray(frame, dtype=np.float32))
+        return cls(channels / scale[:, None, None, None], spacing_mm, 0.0, turn)
 
     def halved(self) -> _Image:
         values = F.avg_pool3d(self.values[None], 2, ceil_mode=True, count_include_pad=False)[0]
-        return _Image(values, 2 * self.spacing_mm, self.first_mm + self.spacing_mm / 2)
+        return _Image(values, 2 * self.spacing_mm, self.first_mm + self.spacing_mm / 2, self.frame)
 
     def read(self, positions_mm: Tensor) -> tuple[Tensor, Tensor]:
         """Channels at positions (S, N, 3): (C, S, N); and whether these lie in the image: (S, N)."""
         sides = torch.tensor(self.values.shape[1:])
-        voxels = (positions_mm - self.first_mm) / self.spacing_mm
+        voxels = (positions_mm @ self.frame.T - self.first_mm) / self.spacing_mm
         grid = (2 * voxels / (sides - 1).clamp(min=1) - 1).flip(-1)
         values = self.values[None].expand(len(grid), -1, -1, -1, -1)
         read = F.grid_sample(values, grid[:, :, None, None], align_corners=True, padding_mode="border")
@@ -223,7 +235,7 @@ def _best_starts(image: _Image, compared: _Compared, margin_mm: float) -> tuple[
         ranges.append((low, high, 1 + int(np.ceil((high - low) / START_STEP_MM))))
     crowd = max(1.0, (np.prod([n for _, _, n in ranges]) / MAX_PLACES) ** (1 / 3))
     axes = [np.linspace(low, high, max(1, round(n / crowd))) if n > 1 else np.array([low]) for low, high, n in ranges]
-    places = torch.tensor(list(itertools.product(*axes)), dtype=torch.float32)
+    places = torch.tensor(list(itertools.product(*axes)), dtype=torch.float32) @ image.frame
     tried = []
     for pitch, scale in itertools.product(START_PITCHES, START_SCALES):
         matrix = scale * torch.matrix_exp(pitch * _PITCH)

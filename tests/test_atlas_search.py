@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from promptseg import Predictor
-from promptseg import atlas_search as module
+from promptseg import Predictor, atlas_search
 from promptseg.atlas_search import draw_by_atlas, members_of, registered
 from promptseg.data.atlas_building import build_atlas
 from promptseg.interaction import Interaction
@@ -20,6 +19,7 @@ from promptseg.models import ModelConfig, PromptableModel
 from promptseg.models.atlas import Atlas, AtlasConfig
 from promptseg.models.pretrained import load_pretrained, save_pretrained
 from promptseg.prompts import PromptSet
+from promptseg.registration import Registration
 from promptseg.structures import Structure
 from promptseg.text import encode_text
 from promptseg.training.initialisation import initialise
@@ -103,6 +103,26 @@ def test_the_array_may_lie_any_way_and_be_thick(model, handed_over):
     for prompts, value in zip(handed_over, (12, 13), strict=True):
         assert NAMES[value].endswith("hippocampus")
         assert _overlap(prompts, labels[:, :, 1::2] == value) > 0.5
+
+
+@pytest.mark.parametrize(("degrees", "is_tried_upright"), [(0, False), (3, False), (30, True), (-30, True)])
+def test_a_tilted_slab_is_tried_along_itself_and_upright_in_the_scanner(model, monkeypatch, degrees, is_tried_upright):
+    turn, angle = np.eye(3), np.radians(degrees)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine = np.eye(4)
+    affine[:3, :3] = SPACING_MM * turn @ np.diag([-1, 1, 1])  # the first axis runs to the left
+    tried = []
+
+    def register(*_, frame=None):
+        tried.append(frame)
+        return Registration(np.eye(3), np.zeros(3), 0.5 if frame is None else 0.4, 1.0)
+
+    monkeypatch.setattr(atlas_search, "register", register)
+    found = registered(_interaction(model, intensities(label_map(), 1), affine).engine, 0)
+    assert tried[0] is None and len(tried) == 1 + is_tried_upright
+    assert found is not None and found[0].mismatch == (0.4 if is_tried_upright else 0.5)
+    if is_tried_upright:
+        np.testing.assert_allclose(turn @ tried[1], np.eye(3), atol=1e-6)
 
 
 def test_nothing_is_said_where_the_atlas_does_not_fit(model, handed_over):

@@ -11,7 +11,7 @@ from promptseg.data.atlas_building import build_atlas
 from promptseg.models.atlas import Atlas
 from promptseg.registration import Registration, correlation_ratio, register
 
-from .phantom_head import NAMES, PARTS, SHAPE, SPACING_MM, intensities, label_map, pose, training_volume
+from .phantom_head import CENTRE_MM, NAMES, PARTS, SHAPE, SPACING_MM, intensities, label_map, pose, training_volume
 
 TISSUES = [
     [n for n, name in enumerate(PARTS) if name.endswith(tissue)]
@@ -24,9 +24,9 @@ def atlas() -> Atlas:
     return build_atlas([training_volume(seed) for seed in range(4)], "heads", SPACING_MM)
 
 
-def _register(atlas: Atlas, image: np.ndarray) -> Registration:
+def _register(atlas: Atlas, image: np.ndarray, frame: np.ndarray | None = None) -> Registration:
     scaled = 2 * (image - image.min()) / np.ptp(image) - 1
-    return register(atlas, torch.from_numpy(scaled.astype(np.float32)), SPACING_MM, TISSUES)
+    return register(atlas, torch.from_numpy(scaled.astype(np.float32)), SPACING_MM, TISSUES, frame)
 
 
 def _errors_mm(atlas: Atlas, found: Registration, labels: np.ndarray) -> list[float]:
@@ -47,6 +47,14 @@ def test_structures_are_found_in_any_pose_and_contrast(atlas, seed):
     assert max(_errors_mm(atlas, found, labels)) < SPACING_MM
     assert found.mismatch < MAX_MISMATCH and found.in_view > MIN_IN_VIEW
     assert np.linalg.det(found.matrix) > 0  # left stays left
+
+
+def test_a_head_that_is_upright_in_a_tilted_slab_is_found_from_there(atlas):
+    frame = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # no start without it comes near
+    labels = label_map(frame, CENTRE_MM)
+    found = _register(atlas, intensities(labels, 16), frame)
+    assert max(_errors_mm(atlas, found, labels)) < SPACING_MM
+    assert found.mismatch < MAX_MISMATCH and found.in_view > MIN_IN_VIEW
 
 
 def test_a_coils_shading_does_not_mislead(atlas):

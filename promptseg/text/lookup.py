@@ -25,6 +25,8 @@ MIN_LIKENESS = 0.25
 """Terms less like a text than this are not offered as near."""
 REAL_WORDS_FILE = ASSETS / "real_words.txt"
 """Words that are no typing error of a vocabulary word although they are close to one: ``trochlea``, ``humor``."""
+_SEPARATOR = re.compile(r"[,;&+|\n]|(?<![a-z])and(?![a-z])", re.IGNORECASE)
+"""What stands between the members of a list; also in ``kidney, left``."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class UnknownTermError(ValueError):
 
 
 class AmbiguousTermError(ValueError):
-    """A text that is a name of several terms."""
+    """A text that is a name of several terms, or names several."""
 
 
 class TermIndex:
@@ -115,7 +117,7 @@ class TermIndex:
 
         Raises:
             UnknownTermError: for a text that names nothing; the message lists the nearest terms.
-            AmbiguousTermError: for a name that several terms have.
+            AmbiguousTermError: for a name that several terms have, and for a list of names.
             ValueError: for a side or a level that the structure does not have.
 
         Example:
@@ -129,7 +131,29 @@ class TermIndex:
         match = self._find_exactly(tokens, text) or self._find_corrected(tokens, text)
         if match is None:
             raise UnknownTermError(self._unknown_message(text))
+        self._check_not_a_list(text, match)
         return match
+
+    def _check_not_a_list(self, text: str, match: TermMatch) -> None:
+        """Refuses ``liver and tumor``, which else would mean ``liver tumor``, unless a name is written so."""
+        parts = [part for part in map(tokenise, _SEPARATOR.split(text)) if part]
+        whole = split_laterality(tokenise(_SEPARATOR.sub(" and ", text)))[1]
+        if len(parts) < 2 or any(alias.tokens == whole for alias in self.aliases if alias.term is match.term):
+            return
+        kinds = {self._kind(part) for part in parts}
+        if kinds in ({"name"}, {"level"}):
+            raise AmbiguousTermError(
+                f"text {text!r} can mean {match.name!r}, or {' and '.join(repr(' '.join(part)) for part in parts)}: "
+                f"expected one structure; write {match.name!r}, or give several as several texts"
+            )
+
+    def _kind(self, tokens: Sequence[str]) -> str:
+        """Whether a part of a text is a ``name`` of its own, with or without a side, a spinal ``level``, or neither."""
+        _, rest = split_laterality(tokens)
+        if word_key(rest) in self._by_words:
+            return "name"
+        levels, unlevelled = split_spinal_levels(rest)
+        return "level" if levels and not unlevelled else ""
 
     def _unknown_message(self, text: str) -> str:
         near = ", ".join(repr(term.name) for term in self.nearest(text)) or "none"

@@ -100,6 +100,11 @@ def test_a_correction_is_logged_and_lowers_the_score(index, caplog, typed, name)
         "trochlea",  # two letters from trachea
         "perineal",  # one from peroneal, two from perineum
         "humor",  # one from tumor
+        "hepatoma",  # one from hematoma
+        "left hemithorax",  # one from hemothorax
+        "uncus",  # one from ulcus
+        "metencephalon",  # two from mesencephalon
+        "cholecystitis",  # two from cholecystis
         "superior oblique capitis",  # a real muscle, near the eye's superior oblique
         "lower lobe of kidney",
         "renal lobe",
@@ -131,6 +136,43 @@ def test_an_unknown_text_lists_the_nearest_terms(index):
 def test_several_structures_in_one_text_are_refused_with_the_cure(index):
     with pytest.raises(UnknownTermError, match="several texts"):
         index.find("liver and spleen")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "liver and tumor",
+        "left kidney & cyst",
+        "Uterus + cervix",
+        "bone_and_metastasis",
+        "liver, tumour",
+        "lung; nodule",
+        "L4, L5",
+        "rib and cartilage",
+    ],
+)
+def test_a_list_is_not_taken_for_the_one_structure_that_its_words_spell(index, text):
+    with pytest.raises(AmbiguousTermError, match="expected one structure; .*several texts"):
+        index.find(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("kidney, left", "left kidney"),
+        ("kidney, left and right", "both kidney"),
+        ("left + right lung", "both lung"),
+        ("vertebra, L4", "L4 vertebra"),
+        ("rib, 7, left", "left rib 7"),
+        ("portal vein & splenic vein", "portal vein and splenic vein"),
+        ("Portal Vein and Splenic Vein", "portal vein and splenic vein"),
+        ("head and neck tumour, left", "left head and neck tumor"),
+        ("skull and base", "skull base"),
+        ("L4/L5", "L4-L5 intervertebral disc"),
+    ],
+)
+def test_separators_that_are_no_list_are_read_over(index, text, name):
+    assert index.find(text).name == name
 
 
 @pytest.mark.parametrize(
