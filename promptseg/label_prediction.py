@@ -93,7 +93,7 @@ class LabelPrediction:
         """Writes the label map with the image's own affine; returns the path."""
         from .io import write_volume
 
-        return write_volume(path, self.labels, self.volume.affine, reference=self.volume.source)
+        return write_volume(path, self.labels, self.volume.affine, reference=self.volume)
 
     def table(self) -> list[dict[str, Any]]:
         """One row per structure: ``value``, ``name``, ``volume_ml``, ``score``, ``presence``, ``found`` and ``shown``.
