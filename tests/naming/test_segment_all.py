@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ def test_everything_the_weights_know_is_found_or_said_to_be_absent(named: Named,
     saved: Any = nib.load(result.save(tmp_path / "labels.nii.gz"))
     assert np.array_equal(saved.affine, predictor.volume.affine)
     assert np.array_equal(np.asanyarray(saved.dataobj), result.labels)
+    header = nib.Nifti1Header()
+    header["descrip"] = b"scanner"
+    placed = replace(result, volume=replace(predictor.volume, header=header))
+    assert nib.load(placed.save(tmp_path / "again.nii")).header["descrip"] == b"scanner"  # type: ignore[attr-defined]
     content = json.loads(result.save_table(tmp_path / "labels.json").read_text())
     assert content["weights"] == "named"
     assert [row["name"] for row in content["labels"]] == list(NAMES.values())
@@ -276,3 +281,21 @@ def test_a_label_map_is_a_key_and_one_line(named: Named) -> None:
     assert first != second
     assert repr(first) == f"LabelPrediction(1 of 2 labels, of {' x '.join(map(str, SHAPE))} voxels)"
     assert repr(first.object("left kidney")).startswith("Prediction('left kidney', ")
+
+
+def test_counting_voxels_takes_little_memory(named: Named) -> None:
+    predictor, _ = named
+    found = predictor.segment_all(["left kidney", "spleen"])
+    labels = np.zeros((128, 120, 96), np.uint8).transpose(1, 2, 0)[:, ::-1]
+    labels[3:50, 2:20, 7] = 1
+    labels[60:, 50:60, 9:11] = 2
+    large = replace(found, labels=labels)
+    tracemalloc.start()
+    rows = large.table()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < labels.nbytes / 4
+    voxel_ml = abs(np.linalg.det(predictor.volume.affine[:3, :3])) / 1000
+    for row in rows:
+        assert row["volume_ml"] == pytest.approx((labels == row["value"]).sum() * voxel_ml, abs=1e-4)
+        assert row["volume_ml"] == pytest.approx(large.volumes_ml()[row["value"]], abs=1e-4)
