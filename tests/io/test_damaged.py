@@ -72,3 +72,15 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(bytes(content)))
     with pytest.raises(ValueError, match="damaged"):
         read_volume(path)
+
+
+def test_a_folder_and_a_link_to_nothing_name_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder, expected an image file .* dcm2niix"):
+        read_volume(tmp_path)
+    link = tmp_path / "image.nii.gz"
+    try:
+        link.symlink_to(".git/annex/objects/image.nii.gz")
+    except OSError:
+        pytest.skip("links cannot be made here")
+    with pytest.raises(ValueError, match=r"image\.nii\.gz: is a link to .*annex.*, which is not there; fetch it"):
+        read_volume(link)
