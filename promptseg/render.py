@@ -175,13 +175,14 @@ def check_picture_path(path: str | Path) -> None:
     """Refuses a picture's name before any work is done for it.
 
     Raises:
-        ValueError: for an unknown suffix or a folder that is not there.
+        ValueError: for an unknown suffix, a folder that is not there, or a name that is a folder's.
     """
+    from .io.atomic import check_target
+
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"picture {str(path)!r}: expected a name that ends in .png or .jpg")
-    if not path.parent.is_dir():
-        raise ValueError(f"picture {str(path)!r}: folder {str(path.parent)!r} does not exist; make it first")
+    check_target(path)
 
 
 def intensity_window(array: np.ndarray) -> tuple[float, float]:

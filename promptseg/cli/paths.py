@@ -17,11 +17,13 @@ def check_image_output(output: str, inputs: tuple[str | None, ...]) -> None:
         ValueError: naming the file and the cure.
     """
     from ..io import WRITABLE_SUFFIXES
+    from ..io.atomic import check_target
 
     path = Path(output)
     if not path.name.lower().endswith(WRITABLE_SUFFIXES):
         raise ValueError(f"output {output!r}: expected a name that ends in one of {', '.join(WRITABLE_SUFFIXES)}")
     check_folder(path.parent, output)
+    check_target(path)
     for name in inputs:
         if name and path.exists() and os.path.exists(name) and os.path.samefile(path, name):
             raise ValueError(f"output {output!r} is also an input; choose another name, so that it is not overwritten")
