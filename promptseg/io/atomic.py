@@ -81,7 +81,7 @@ def _publish(staging: Path, target: Path, shown: str) -> None:
     if not written or written[-1].name != target.name:
         raise OSError(errno.EIO, f"nothing was written as {shown}")
     for file in written:
-        with file.open("rb") as handle:  # a disk that is full may say so only now
+        with file.open("r+b") as handle:  # a disk that is full may say so only now; Windows asks for one to write to
             os.fsync(handle.fileno())
     for file in written:
         os.replace(file, target.parent / file.name)
