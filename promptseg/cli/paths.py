@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -36,6 +37,26 @@ def table_path(output: str) -> Path:
     path = Path(output)
     suffix = max((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), key=len, default=path.suffix)
     return path.with_name(path.name[: len(path.name) - len(suffix)] + ".json")
+
+
+def check_table(output: str) -> None:
+    """Refuses a label map's name whose table would replace a JSON file that is no such table, as a scan's sidecar.
+
+    Raises:
+        ValueError: naming the file and the cure.
+    """
+    path = table_path(output)
+    if not path.exists():
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or not {"weights", "labels"} <= content.keys():
+        raise ValueError(
+            f"output {output!r}: its table would replace {str(path)!r}, which promptseg did not write; choose another "
+            "name, or move that file"
+        )
 
 
 def check_folder(folder: Path, output: str) -> None:
