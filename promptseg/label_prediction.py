@@ -64,8 +64,11 @@ class LabelPrediction:
 
     def volumes_ml(self) -> dict[int, float]:
         """Label value -> volume in the label map, in millilitres; 0 for one that was not found."""
-        voxel_ml = float(abs(np.linalg.det(self.volume.affine[:3, :3]))) / 1000
-        return {value: count * voxel_ml for value, count in self._counts().items()}
+        return {value: count * self._voxel_ml for value, count in self._counts().items()}
+
+    @property
+    def _voxel_ml(self) -> float:
+        return float(abs(np.linalg.det(self.volume.affine[:3, :3]))) / 1000
 
     def _counts(self) -> dict[int, int]:
         """Label value -> voxels in the label map."""
@@ -96,22 +99,22 @@ class LabelPrediction:
         """Writes the label map with the image's own affine; returns the path."""
         from .io import write_volume
 
-        return write_volume(path, self.labels, self.volume.affine, reference=self.volume.source)
+        return write_volume(path, self.labels, self.volume.affine, reference=self.volume)
 
     def table(self) -> list[dict[str, Any]]:
         """One row per structure: ``value``, ``name``, ``volume_ml``, ``score``, ``presence``, ``found`` and ``shown``.
 
         ``shown`` is the share of the structure, 0 to 1, that no other one covers in the label map; 0 for one not found.
         """
-        amounts, counts = self.volumes_ml(), self._counts()
+        counts = self._counts()
         return [
             {
                 "value": value,
                 "name": name,
-                "volume_ml": round(amounts[value], 4),
+                "volume_ml": round(counts[value] * self._voxel_ml, 4),
                 "score": round(self.scores[value], 4),
                 "presence": round(self.presence[value], 4),
-                "found": bool(self._found[value][1].score) if value in self._found else amounts[value] > 0,
+                "found": bool(self._found[value][1].score) if value in self._found else counts[value] > 0,
                 "shown": round(counts[value] / max(1, self._sizes.get(value, counts[value])), 4),
             }
             for value, name in self.names.items()

@@ -164,7 +164,7 @@ class Prediction:
         """
         from .io import write_volume
 
-        return write_volume(path, self.mask, self.volume.affine, reference=self.volume.source)
+        return write_volume(path, self.mask, self.volume.affine, reference=self.volume)
 
 
 def prediction_of(

@@ -29,6 +29,8 @@ COLOURS = (
 """Red, green and blue of label 1, 2, ...; they repeat beyond."""
 INCLUDED, EXCLUDED = (80, 255, 120), (255, 60, 60)
 BACKGROUND, LETTERS = (0, 0, 0), (255, 224, 130)
+ROW = 24
+"""Pixels between two rows of the legend."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class RenderConfig:
     width: int = 1500
     """Largest width in pixels."""
     height: int = 640
-    """Largest height in pixels."""
+    """Largest height in pixels; a legend that would take half of it adds to it."""
     tint: float = 0.28
     """Share of the mask's colour inside it, 0 to 1; contours are always drawn in full."""
     near_mm: float = 6.0
@@ -100,7 +102,7 @@ def render_overlay(
         labels: (N,) 1 or 0; None for all 1.
         centre: (3,) voxel the slices pass through; None for the first included click, else the middle of the mask,
             else that of the image.
-        legend: names of the mask's values 1, 2, ..., drawn below.
+        legend: names of the mask's values 1, 2, ..., drawn below in as many rows as they need.
         config: size and convention.
 
     Returns:
@@ -126,10 +128,13 @@ def render_overlay(
     size_mm = np.array(image.shape) * spacing_mm
 
     views = _views(config.convention)
-    gap, footer = 12, 34 if legend else 0
+    gap = 12
+    names = _placed_names(legend, gap, config.width)
+    footer = 10 + ROW * (1 + names[-1].row) if names else 0
     across_mm, up_mm = sum(size_mm[v.across] for v in views), max(size_mm[v.up] for v in views)
     room = config.width - gap * (len(views) + 1)
-    pixels_per_mm = min(room / across_mm, (config.height - 2 * gap - footer) / up_mm)
+    rise = max(config.height - 2 * gap - footer, config.height // 2)
+    pixels_per_mm = min(room / across_mm, rise / up_mm)
     panels = []
     low, high = intensity_window(image)
     for view in views:
@@ -143,7 +148,7 @@ def render_overlay(
         )
         panels.append(panel)
 
-    width = sum(p.width for p in panels) + gap * (len(panels) + 1)
+    width = max([sum(p.width for p in panels) + gap * (len(panels) + 1), *(name.right for name in names)])
     height = max(p.height for p in panels) + 2 * gap
     picture = Image.new("RGB", (width, height + footer), BACKGROUND)
     left = gap
@@ -152,7 +157,7 @@ def render_overlay(
         picture.paste(panel, (left, top))
         _draw_letters(ImageDraw.Draw(picture), view, (left, top, left + panel.width, top + panel.height))
         left += panel.width + gap
-    _draw_legend(ImageDraw.Draw(picture), legend, gap, height)
+    _draw_legend(ImageDraw.Draw(picture), names, height)
     return picture
 
 
@@ -175,13 +180,14 @@ def check_picture_path(path: str | Path) -> None:
     """Refuses a picture's name before any work is done for it.
 
     Raises:
-        ValueError: for an unknown suffix or a folder that is not there.
+        ValueError: for an unknown suffix, a folder that is not there, or a name that is a folder's.
     """
+    from .io.atomic import check_target
+
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"picture {str(path)!r}: expected a name that ends in .png or .jpg")
-    if not path.parent.is_dir():
-        raise ValueError(f"picture {str(path)!r}: folder {str(path.parent)!r} does not exist; make it first")
+    check_target(path)
 
 
 def intensity_window(array: np.ndarray) -> tuple[float, float]:
@@ -289,12 +295,38 @@ def _draw_letters(draw: ImageDraw, view: _View, box: tuple[int, int, int, int]) 
         draw.text((x, y), letter, fill=LETTERS, font=font, anchor=anchor, stroke_width=2, stroke_fill=BACKGROUND)
 
 
-def _draw_legend(draw: ImageDraw, legend: Sequence[str], left: int, top: int) -> None:
+@dataclass(frozen=True)
+class _PlacedName:
+    """A name of the legend: the number of its colour, its row, and the pixels between which it lies."""
+
+    number: int
+    name: str
+    row: int
+    left: int
+    right: int
+
+
+def _placed_names(legend: Sequence[str], gap: int, width: int) -> list[_PlacedName]:
+    """The names in rows that are no wider than the picture may be."""
     from PIL import ImageFont
 
     font = ImageFont.load_default(size=18)
+    placed: list[_PlacedName] = []
+    row, left = 0, gap
     for number, name in enumerate(legend):
-        colour = COLOURS[number % len(COLOURS)]
-        draw.rectangle((left, top + 4, left + 16, top + 20), fill=colour)
-        draw.text((left + 22, top + 12), name, fill=(235, 235, 235), font=font, anchor="lm")
-        left += 22 + int(draw.textlength(name, font=font)) + 24
+        right = left + 22 + int(font.getlength(name)) + gap
+        if right > width and left > gap:
+            row, left, right = row + 1, gap, right - left + gap
+        placed.append(_PlacedName(number, name, row, left, min(right, width)))
+        left = right + gap
+    return placed
+
+
+def _draw_legend(draw: ImageDraw, names: Sequence[_PlacedName], top: int) -> None:
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(size=18)
+    for placed in names:
+        left, y = placed.left, top + ROW * placed.row
+        draw.rectangle((left, y + 4, left + 16, y + 20), fill=COLOURS[placed.number % len(COLOURS)])
+        draw.text((left + 22, y + 12), placed.name, fill=(235, 235, 235), font=font, anchor="lm")

@@ -133,7 +133,7 @@ def test_nothing_is_said_where_the_atlas_does_not_fit(model, handed_over):
 
 
 def test_each_set_of_adapters_has_an_estimate_of_its_own(model, monkeypatch):
-    monkeypatch.setattr(module, "_register", lambda engine, atlas: (engine.weights, 0.5))
+    monkeypatch.setattr(atlas_search, "_register", lambda engine, atlas: (engine.weights, 0.5))
     engine = _interaction(model, intensities(label_map(), 1), np.diag([SPACING_MM] * 3 + [1])).engine
     tuned = dataclasses.replace(engine, weights="tuned")
     assert [registered(e, 0) for e in (engine, tuned, engine)] == [("", 0.5), ("tuned", 0.5), ("", 0.5)]

@@ -126,6 +126,20 @@ def test_labels_have_their_colours_and_legend() -> None:
         assert coloured(named, colour)[:, 1].max() > coloured(plain, colour)[:, 1].max()
 
 
+@pytest.mark.parametrize("shape", [(40, 40, 40), (2, 2, 200)])
+def test_a_long_legend_goes_on_in_further_rows(shape: tuple[int, int, int]) -> None:
+    volume = Volume.from_image(noise(shape), affine=np.eye(4))
+    names = [f"structure number {number}" for number in range(len(COLOURS))]
+    config = RenderConfig(width=420, height=340)
+    picture = render_overlay(volume, legend=names, config=config)
+    assert picture.width <= config.width + 2
+    assert picture.height <= config.height + 2
+    squares = np.array([coloured(picture, colour).min(axis=0) for colour in COLOURS])
+    assert len(np.unique(squares, axis=0)) == len(names)
+    assert set(squares[:, 0]) == {12, squares[1, 0]}  # two in a row
+    assert render_overlay(volume, legend=names * 9, config=config).height > 41 * 24 + 100  # the slices stay
+
+
 def test_odd_shapes_are_drawn() -> None:
     for shape in ((1, 30, 30), (30, 1, 30), (200, 3, 2)):
         volume = Volume.from_image(noise(shape), affine=np.eye(4))

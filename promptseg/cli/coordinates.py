@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 Coordinates = tuple[float, ...]
@@ -52,3 +52,18 @@ def parse_stroke(value: Any, name: str) -> tuple[Coordinates, ...]:
     if not points:
         raise ValueError(f"{name}: it has no points; expected {form}")
     return tuple(parse_coordinates(p, 3, name, form) for p in points)
+
+
+def parse_strokes(values: Sequence[Any], name: str) -> tuple[tuple[Coordinates, ...], ...]:
+    """Reads the strokes of an option; one alone may be a list of its points, as of a YAML file.
+
+    Raises:
+        ValueError: as :func:`parse_stroke` does.
+
+    Example:
+        >>> parse_strokes([[1, 2, 3], [4, 5, 6]], "--scribble")
+        (((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),)
+    """
+    are_points = [isinstance(v, (list, tuple)) and all(isinstance(n, (int, float)) for n in v) for v in values]
+    strokes = [values] if values and all(are_points) else values
+    return tuple(parse_stroke(stroke, name) for stroke in strokes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import logging
 import os
 import sys
@@ -34,15 +35,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when all went well, 2 for input that cannot be used, 1 when the machine could not do it (out of memory, a
         self-test that fails).
     """
+    _open_closed_streams()
     if arguments is None:  # the process is the command's, and torch is not loaded yet
         os.environ.setdefault("GOMP_SPINCOUNT", TURNS_OF_WAITING)
+        _show_any_name()
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
-        return code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say
-        return 0
+        return _without_reader()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _without_reader()
+    except OSError as error:
+        _without_reader()
+        return _fail(f"the output could not be written ({error.strerror or error}); write it elsewhere", EXIT_BAD_INPUT)
+    return code
+
+
+def _open_closed_streams() -> None:
+    """Gives a process that was started with a closed stdout or stderr, such as by a scheduler, one to nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for as long as the process)
+
+
+def _show_any_name() -> None:
+    """Lets stdout show the name of any file: what its encoding lacks is written as an escape, not an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _without_reader() -> int:
+    """Exit code where nobody reads stdout any more: nothing more to say, and no error of it when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _run(words: list[str]) -> int:

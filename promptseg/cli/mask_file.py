@@ -38,7 +38,7 @@ def read_mask(path: str, volume: Volume, value: int | None = None) -> np.ndarray
             f"--mask {path}: its shape {tuple(mask.shape)} is not the image's {tuple(volume.shape)}; "
             "resample it onto the image"
         )
-    corners = np.array([[0, 0, 0, 1], [*(np.array(volume.shape) - 1), 1]], dtype=float)
+    corners = np.stack(np.meshgrid(*[[0, n - 1] for n in volume.shape], [1], indexing="ij"), axis=-1).reshape(-1, 4)
     shift_mm = np.abs((mask.affine - volume.affine) @ corners.T).max()
     if shift_mm > 0.1 * volume.spacing_mm.min():
         raise ValueError(

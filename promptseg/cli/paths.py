@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -17,11 +18,13 @@ def check_image_output(output: str, inputs: tuple[str | None, ...]) -> None:
         ValueError: naming the file and the cure.
     """
     from ..io import WRITABLE_SUFFIXES
+    from ..io.atomic import check_target
 
     path = Path(output)
     if not path.name.lower().endswith(WRITABLE_SUFFIXES):
         raise ValueError(f"output {output!r}: expected a name that ends in one of {', '.join(WRITABLE_SUFFIXES)}")
     check_folder(path.parent, output)
+    check_target(path)
     for name in inputs:
         if name and path.exists() and os.path.exists(name) and os.path.samefile(path, name):
             raise ValueError(f"output {output!r} is also an input; choose another name, so that it is not overwritten")
@@ -34,6 +37,26 @@ def table_path(output: str) -> Path:
     path = Path(output)
     suffix = max((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), key=len, default=path.suffix)
     return path.with_name(path.name[: len(path.name) - len(suffix)] + ".json")
+
+
+def check_table(output: str) -> None:
+    """Refuses a label map's name whose table would replace a JSON file that is no such table, as a scan's sidecar.
+
+    Raises:
+        ValueError: naming the file and the cure.
+    """
+    path = table_path(output)
+    if not path.exists():
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or not {"weights", "labels"} <= content.keys():
+        raise ValueError(
+            f"output {output!r}: its table would replace {str(path)!r}, which promptseg did not write; choose another "
+            "name, or move that file"
+        )
 
 
 def check_folder(folder: Path, output: str) -> None:

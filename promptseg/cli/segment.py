@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .command import Command, as_repeated, option
-from .coordinates import Coordinates, parse_coordinates, parse_stroke
+from .coordinates import Coordinates, parse_coordinates, parse_strokes
 from .loading import DEFAULT_MODEL, load_predictor, progress_bar
 from .mask_file import read_mask
-from .paths import check_image_output, table_path
+from .paths import check_image_output, check_table, table_path
 
 if TYPE_CHECKING:
     from ..label_prediction import LabelPrediction
@@ -78,7 +78,7 @@ class SegmentConfig:
         boxes = tuple(parse_coordinates(v, 6, "--box", "I0,J0,K0,I1,J1,K1") for v in self.box)
         object.__setattr__(self, "box", boxes)
         for name in ("scribble", "negative_scribble", "lasso"):
-            strokes = tuple(parse_stroke(v, f"--{name.replace('_', '-')}") for v in getattr(self, name))
+            strokes = parse_strokes(getattr(self, name), f"--{name.replace('_', '-')}")
             object.__setattr__(self, name, strokes)
         object.__setattr__(self, "text", as_repeated(self.text, is_text=True))
         given = (self.point, self.negative, self.box, self.scribble, self.negative_scribble, self.lasso)
@@ -100,6 +100,8 @@ class SegmentConfig:
 def run(config: SegmentConfig) -> int:
     """Segments, writes the mask and the picture, and prints one line about each."""
     check_image_output(config.output, (config.image, config.mask))
+    if config.all or len(config.text) > 1:
+        check_table(config.output)
     if config.overlay:
         from ..render import check_picture_path
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -111,14 +110,14 @@ def read_array(path: Path, frame: int | None) -> tuple[np.ndarray, np.ndarray]:
         if path.name.endswith((".nii", ".nii.gz", ".mgz", ".mgh")):
             import nibabel
 
-            from ..io.nifti import affine_in_mm
+            from ..io.nifti import affine_in_mm, opened_image
 
-            image: Any = nibabel.load(path)  # type: ignore[attr-defined]
-            proxy, affine = image.dataobj, np.asarray(image.affine, dtype=np.float64)
-            if isinstance(image.header, nibabel.Nifti1Header):
-                affine = affine_in_mm(affine, image.header)
-            _check_frame(path, frame, proxy.shape)
-            array = np.asarray(proxy if frame is None or len(proxy.shape) < 4 else proxy[..., frame])
+            with opened_image(path, mmap=True) as image:
+                proxy, affine = image.dataobj, np.asarray(image.affine, dtype=np.float64)
+                if isinstance(image.header, nibabel.Nifti1Header):
+                    affine = affine_in_mm(affine, image.header)
+                _check_frame(path, frame, proxy.shape)
+                array = np.asarray(proxy if frame is None or len(proxy.shape) < 4 else proxy[..., frame])
             if array.dtype == np.float64 and proxy.dtype.kind in "iu":
                 array = array.astype(np.float32)  # a scaled integer file
         else:

@@ -42,9 +42,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         >>> [p.name for p in folder.iterdir()]
         ['note.txt']
     """
-    shown = str(path)
-    target = Path(os.path.realpath(path))
-    _check_target(target, shown)
+    check_target(path)
+    shown, target = str(path), Path(os.path.realpath(path))
     staging: Path | None = None
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name[:32]}.", suffix=".partial", dir=target.parent))
@@ -57,13 +56,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _check_target(target: Path, shown: str) -> None:
+def check_target(path: str | Path) -> None:
+    """Refuses a name that :func:`atomic_path` cannot write to, before any work is done for it.
+
+    Raises:
+        ValueError: if the folder is missing, or the name belongs to something that is not a file.
+    """
+    shown, target = str(path), Path(os.path.realpath(path))
     folder = target.parent
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise ValueError(f"{shown}: cannot be written: {str(folder)!r} {what}; make the folder, or choose another")
     if target.is_dir():
-        raise ValueError(f"{shown}: is a folder; give the name of a file in it, such as {Path(shown) / 'mask.nii.gz'}")
+        raise ValueError(
+            f"{shown}: is a folder; give the name of a file in it, such as {Path(shown) / Path(shown).name}"
+        )
     if target.exists() and not stat.S_ISREG(target.stat().st_mode):
         raise ValueError(f"{shown}: is a device, not a file; give the name of a file")
 
@@ -74,7 +81,7 @@ def _publish(staging: Path, target: Path, shown: str) -> None:
     if not written or written[-1].name != target.name:
         raise OSError(errno.EIO, f"nothing was written as {shown}")
     for file in written:
-        with file.open("rb") as handle:  # a disk that is full may say so only now
+        with file.open("r+b") as handle:  # a disk that is full may say so only now; Windows asks for one to write to
             os.fsync(handle.fileno())
     for file in written:
         os.replace(file, target.parent / file.name)

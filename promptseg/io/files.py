@@ -96,7 +96,12 @@ def write_volume(
 def _check_readable(path: Path) -> None:
     """Says what is wrong with a path before a reader does so in its own words."""
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder, expected an image file such as {path / 'image.nii.gz'}")
+        raise ValueError(
+            f"{path}: is a folder, expected an image file such as {path / 'image.nii.gz'}; "
+            "dcm2niix makes one of a folder of DICOM slices"
+        )
+    if path.is_symlink() and not path.exists():  # as where git-annex or DataLad has not fetched a file
+        raise ValueError(f"{path}: is a link to {os.readlink(path)}, which is not there; fetch it, or correct the link")
     if not path.exists():
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, names, n=1)

@@ -21,6 +21,8 @@ GEOMETRY_TOLERANCE = 1e-4
 FRAME_CURE = "take one frame: image[..., 0] in Python, else export one from a viewer such as 3D Slicer"
 WITHOUT_DIRECTIONS = ("TIFFImageIO", "PNGImageIO", "JPEGImageIO", "BMPImageIO")
 """Readers of ITK whose formats do not say how an image lies."""
+DICOM_CLASS = "0008|0016"
+"""Tag of what kind of image a DICOM file is, which each of them has."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,13 @@ def volume_from_itk(image: Any, source: str) -> Volume:
     _check_pixels(image, source)
     geometry = ItkGeometry.of(image)
     is_known = _places_axes(image)
+    if image.GetSize()[2] == 1 and image.HasMetaDataKey(DICOM_CLASS):
+        logger.warning(
+            "%s: is one slice of DICOM, read without the others and as %g mm thick; make a 3D image of the whole "
+            "series, as with dcm2niix",
+            source,
+            geometry.spacing[2],
+        )
     volume = Volume(sitk.GetArrayFromImage(image).T, geometry.affine, source, geometry, is_known)
     warn_of_strange_extent(volume.shape, volume.spacing_mm, source)
     if not is_known:

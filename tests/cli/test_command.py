@@ -94,6 +94,8 @@ def test_yaml_file_is_the_same_config(tmp_path: Path) -> None:
         ("point: [86, 47, 100]", "--point", "86,47,100"),
         ("box: 1,2,3,4,5,6", "--box", "1,2,3,4,5,6"),
         ("scribble: 1,2,3;4,5,6", "--scribble", "1,2,3;4,5,6"),
+        ("scribble: [[1, 2, 3], [4, 5, 6]]", "--scribble", "1,2,3;4,5,6"),
+        ("lasso: [[[1, 2, 3], [4, 5, 3], [4, 1, 3]]]", "--lasso", "1,2,3;4,5,3;4,1,3"),
         ("adapter: hippocampus", "--adapter", "hippocampus"),
     ],
 )

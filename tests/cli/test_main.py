@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +111,38 @@ def test_as_a_program() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
+
+
+def as_program(words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a shell makes of ``promptseg`` and these words, which are its own, redirections too."""
+    command = f'"{sys.executable}" -m promptseg {words}'
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(command, shell=True, capture_output=True, text=True, check=False, env=kept | environment)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="redirections of a POSIX shell")
+def test_closed_streams_are_no_error(weights: Path, image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mask.nii.gz"
+    words = f"segment '{image}' --point 8,7,4 --model '{weights}' -o '{out}' >&- 2>&-"
+    assert as_program(words).returncode == 0
+    assert out.is_file()
+    assert as_program("nothing >&- 2>&-").returncode == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    done = as_program("--version >/dev/full")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "promptseg: error: the output could not be written (No space left on device); write it elsewhere\n"
+    )
+
+
+def test_a_name_that_the_encoding_lacks_is_no_error(tmp_path: Path) -> None:
+    folder = tmp_path / "größe"
+    done = as_program(f"cache --folder '{folder}'", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"gr\xf6\xdfe: empty" in done.stdout
 
 
 @pytest.mark.parametrize("words", [["--help"], ["segment", "--help"], ["vocabulary", "list"], ["--version"]])

@@ -133,6 +133,8 @@ def write_other_grids(folder: Path, image: Path) -> dict[str, Path]:
     nib.save(nib.Nifti1Image(np.stack([voxels, voxels], axis=-1), affine), paths["four"])
     nib.save(nib.Nifti1Image(voxels[:, :, 0], affine), paths["flat"])
     nib.save(nib.Nifti1Image(np.full(voxels.shape, 7, np.int16), affine), paths["constant"])
+    for suffix in (".nii", ".png"):
+        (folder / f"folder{suffix}").mkdir()
     paths["cut"].write_bytes(image.read_bytes()[: image.stat().st_size // 2])
     paths["text"].write_text("not an image", encoding="utf-8")
     return paths
@@ -163,6 +165,8 @@ def write_other_grids(folder: Path, image: Path) -> dict[str, Path]:
         ("IMAGE --point 8,7,4 -o FOLDER/mask.png", ["mask.png", ".nii.gz"]),
         ("IMAGE --point 8,7,4 -o FOLDER/nowhere/mask.nii", ["nowhere", "does not exist"]),
         ("IMAGE --point 8,7,4 -o IMAGE", ["also an input"]),
+        ("IMAGE --point 8,7,4 -o FOLDER/folder.nii", ["folder.nii: is a folder", "such as"]),
+        ("IMAGE --point 8,7,4 -o OUT --overlay FOLDER/folder.png", ["is a folder", "folder.png/folder.png"]),
         ("IMAGE --point 8,7,4 -o OUT --overlay FOLDER/mask.gif", ["mask.gif", ".png"]),
         ("IMAGE --point 8,7,4 -o OUT --overlay FOLDER/nowhere/mask.png", ["nowhere", "does not exist"]),
         ("IMAGE --point 8,7,4 -o OUT --device gpu", ["--device gpu", "cpu"]),

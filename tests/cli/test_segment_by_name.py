@@ -108,6 +108,20 @@ def test_the_table_has_what_is_in_the_map_and_names_the_rest(capsys: pytest.Capt
     assert capsys.readouterr().out == "  not found: 40 names; the JSON table has them\n"
 
 
+def test_a_table_replaces_no_file_but_a_table(run: Run, named_weights: Path, image: Path, tmp_path: Path) -> None:
+    words = ["segment", image, "--all", "-o", tmp_path / "scan.nii", "--model", named_weights]
+    sidecar = tmp_path / "scan.json"
+    for content in ('{"Modality": "MR"}', "[1, 2]", "no JSON"):
+        sidecar.write_text(content, encoding="utf-8")
+        outcome = run(*words)
+        assert outcome.code == 2
+        assert "scan.json', which promptseg did not write; choose another name" in outcome.error
+        assert sidecar.read_text(encoding="utf-8") == content
+        assert not (tmp_path / "scan.nii").exists()
+    sidecar.unlink()
+    assert run(*words).code == run(*words).code == 0  # its own is replaced
+
+
 def test_all_finds_what_the_weights_know(run: Run, named_weights: Path, image: Path, tmp_path: Path) -> None:
     out = tmp_path / "all.nii"
     outcome = run("segment", image, "--all", "-o", out, "--model", named_weights)

@@ -63,6 +63,23 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, error: BaseException) ->
     assert files(tmp_path) == ["note.txt"]
 
 
+def test_files_are_flushed_as_windows_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a descriptor that is only read from cannot be flushed, so that no file at all could be written."""
+    fcntl = pytest.importorskip("fcntl")
+    flushed = []
+
+    def commit(descriptor: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flushed.append(descriptor)
+
+    monkeypatch.setattr(os, "fsync", commit)
+    with atomic_path(tmp_path / "note.txt") as partial:
+        partial.write_text("complete", encoding="utf-8")
+    assert (tmp_path / "note.txt").read_text(encoding="utf-8") == "complete"
+    assert len(flushed) == 1
+
+
 def test_writing_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"note\.txt"), atomic_path(tmp_path / "note.txt"):
         pass

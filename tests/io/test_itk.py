@@ -141,6 +141,20 @@ def test_other_kinds_of_images_are_refused(tmp_path: Path) -> None:
             Volume.from_image(image)
 
 
+def test_one_slice_of_dicom_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    voxels = make_array((6, 5, 4), "uint16")
+    image = sitk.GetImageFromArray(voxels.T)
+    sitk.WriteImage(image[:, :, 0], str(tmp_path / "slice"), imageIO="GDCMImageIO")
+    sitk.WriteImage(image, str(tmp_path / "frames.dcm"))
+    sitk.WriteImage(image[:, :, :1], str(tmp_path / "thin.nrrd"))
+    assert np.array_equal(read_volume(tmp_path / "slice").array, voxels[:, :, :1])
+    assert "slice: is one slice of DICOM, read without the others and as 1 mm thick; make a 3D image" in caplog.text
+    caplog.clear()
+    assert np.array_equal(read_volume(tmp_path / "frames.dcm").array, voxels)
+    assert read_volume(tmp_path / "thin.nrrd").shape == (6, 5, 1)
+    assert "DICOM" not in caplog.text
+
+
 def test_a_fourth_axis_of_length_one_is_dropped() -> None:
     frame = sitk.GetImageFromArray(make_array().T)
     frame.SetSpacing((1, 2, 3))

@@ -50,6 +50,10 @@ def test_everything_the_weights_know_is_found_or_said_to_be_absent(named: Named,
     saved: Any = nib.load(result.save(tmp_path / "labels.nii.gz"))
     assert np.array_equal(saved.affine, predictor.volume.affine)
     assert np.array_equal(np.asanyarray(saved.dataobj), result.labels)
+    header = nib.Nifti1Header()
+    header["descrip"] = b"scanner"
+    placed = replace(result, volume=replace(predictor.volume, header=header))
+    assert nib.load(placed.save(tmp_path / "again.nii")).header["descrip"] == b"scanner"  # type: ignore[attr-defined]
     content = json.loads(result.save_table(tmp_path / "labels.json").read_text())
     assert content["weights"] == "named"
     assert [row["name"] for row in content["labels"]] == list(NAMES.values())

@@ -49,6 +49,28 @@ def test_every_kind_of_image_gives_the_same_answer(predictor: Predictor, tmp_pat
     assert masks[0].any()
 
 
+def test_a_mask_repeats_the_header_of_an_image_that_no_file_holds(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given as an object, by a path that has lost its meaning, or from a file that was written over."""
+    affine = make_affine("LPS", (1.0, 1.5, 2.0), (10, -20, 30), turn=(0.1, -0.05, 0.2)).astype(np.float32)
+    image: Any = nib.Nifti1Image(make_image((30, 26, 20)), affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header["descrip"] = b"scanner"
+    monkeypatch.chdir(tmp_path)
+    nib.save(image, "image.nii.gz")  # type: ignore[attr-defined]
+    for given in (image, "image.nii.gz"):
+        predictor.set_image(given)
+        result = predictor.predict(points=[(10, 9, 8)])
+        Path("image.nii.gz").unlink(missing_ok=True)
+        saved: Any = nib.load(result.save("mask.nii.gz"))  # type: ignore[attr-defined]
+        assert (int(saved.header["sform_code"]), int(saved.header["qform_code"])) == (1, 1)
+        assert saved.header["descrip"] == b"scanner"
+        assert np.array_equal(saved.affine, affine)
+        nib.save(image, "image.nii.gz")  # type: ignore[attr-defined]
+
+
 def test_all_48_orientations_give_the_same_mask_turned(predictor: Predictor) -> None:
     """The same body, its array stored every way there is; clicks by voxel and by millimetre."""
     array = make_image((22, 19, 14))
