@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..field_values import build
 from ..preprocessing import PreprocessingConfig
-from ..training.field_values import build
 
 FORMAT = "promptseg-adapter-1"
 LOW_RANK_METHODS = ("lora", "dora", "salt")
@@ -119,9 +119,6 @@ class AdapterConfig:
         Raises:
             ValueError: for an unknown field, a wrong type or a contradiction.
         """
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"{source}: unknown field(s) {', '.join(unknown)}; remove them or update promptseg")
         return build(cls, values, source)
 
     def to_dict(self) -> dict[str, Any]:

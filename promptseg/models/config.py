@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..field_values import build
 from ..preprocessing import PreprocessingConfig
-from ..training.field_values import build
 from .atlas import AtlasConfig
 
 ARCHITECTURE = "promptseg-1"
@@ -143,9 +143,6 @@ class ModelConfig:
         Raises:
             ValueError: for an unknown field, a value of another type or a contradiction.
         """
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"{source}: unknown model field(s) {', '.join(unknown)}; remove them or update promptseg")
         return build(cls, values, source)
 
     @classmethod

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+from ..field_values import build
 from ..safe_loading import load_into, read_tensors, save_tensors
-from ..training.field_values import build
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 
@@ -26,9 +26,6 @@ class ForeignConfig:
         Raises:
             ValueError: for an unknown field, a value of another type or a contradiction.
         """
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cast(Any, cls))})
-        if unknown:
-            raise ValueError(f"{source}: unknown field(s) {', '.join(unknown)}; remove them or update promptseg")
         return build(cls, values, source)
 
     @classmethod

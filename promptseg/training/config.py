@@ -10,8 +10,8 @@ from typing import Any, Literal, get_type_hints
 
 from ..data.prompt_simulator import PromptSimulatorConfig
 from ..data.sampler import SamplerConfig
+from ..field_values import build, converted, read_fields
 from ..models.config import ModelConfig
-from .field_values import build, converted, read_fields
 from .masked_autoencoder import MaskedAutoencoderConfig
 from .validation import ValidationConfig
 

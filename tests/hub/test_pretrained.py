@@ -67,6 +67,7 @@ def test_a_card_that_is_there_is_kept(model: PromptableModel, tmp_path: Path) ->
     ("values", "named"),
     [
         ({"depth": 2.5}, "depth=2.5: expected an integer"),
+        ({"width": 3}, "unknown field.* width in ModelConfig; correct or remove them, or update promptseg"),
         ({"name": 7}, "name=7: expected a string"),
         ({"text_terms": [{"surprise": 1}]}, "text_terms"),
         ({"atlases": 5}, "atlases=5"),

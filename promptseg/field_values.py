@@ -47,7 +47,8 @@ def build(kind: Any, values: Mapping[str, Any], source: str = "", prefix: str = 
     try:
         names = {f.name for f in dataclasses.fields(kind)}
         if unknown := sorted(str(name) for name in set(values) - names):
-            raise ValueError(f"unknown field(s) {', '.join(prefix + n for n in unknown)} in {kind.__name__}")
+            named = f"{', '.join(prefix + n for n in unknown)} in {kind.__name__}"
+            raise ValueError(f"unknown field(s) {named}; correct or remove them, or update promptseg")
         missing = [
             f.name
             for f in dataclasses.fields(kind)
