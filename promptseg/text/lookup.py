@@ -136,6 +136,8 @@ class TermIndex:
 
     def _check_not_a_list(self, text: str, match: TermMatch) -> None:
         """Refuses ``liver and tumor``, which else would mean ``liver tumor``, unless a name is written so."""
+        if not _SEPARATOR.search(text):
+            return
         parts = [part for part in map(tokenise, _SEPARATOR.split(text)) if part]
         whole = split_laterality(tokenise(_SEPARATOR.sub(" and ", text)))[1]
         if len(parts) < 2 or any(alias.tokens == whole for alias in self.aliases if alias.term is match.term):
@@ -157,11 +159,8 @@ class TermIndex:
 
     def _unknown_message(self, text: str) -> str:
         near = ", ".join(repr(term.name) for term in self.nearest(text)) or "none"
-        several = (
-            "; a text names one structure: give several as several texts"
-            if re.search(r",|;|\+| and | or ", text)
-            else ""
-        )
+        is_list = _SEPARATOR.search(text) or " or " in text
+        several = "; a text names one structure: give several as several texts" if is_list else ""
         return (
             f"text {text!r} names no known structure; the nearest known terms: {near}; use one of them, or look with "
             f"`promptseg vocabulary search`{several}"

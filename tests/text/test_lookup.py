@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptseg.text import LEVELS, AmbiguousTermError, UnknownTermError, load_index
+from promptseg.text import LEVELS, AmbiguousTermError, UnknownTermError, load_index, lookup
 from promptseg.text.levels import LEVEL_SYSTEMS
 from promptseg.text.normalise import tokenise
 
@@ -133,9 +133,17 @@ def test_an_unknown_text_lists_the_nearest_terms(index):
     assert "'kidney stone'" in str(caught.value) and "vocabulary search" in str(caught.value)
 
 
-def test_several_structures_in_one_text_are_refused_with_the_cure(index):
+@pytest.mark.parametrize("text", ["liver and spleen", "liver & spleen", "liver|spleen", "liver or spleen"])
+def test_several_structures_in_one_text_are_refused_with_the_cure(index, text):
     with pytest.raises(UnknownTermError, match="several texts"):
-        index.find("liver and spleen")
+        index.find(text)
+
+
+def test_a_text_without_separators_is_taken_apart_once(index, monkeypatch):
+    texts = []
+    monkeypatch.setattr(lookup, "tokenise", lambda text: texts.append(text) or tokenise(text))
+    assert index.find("left kidney").name == "left kidney"
+    assert texts == ["left kidney"]
 
 
 @pytest.mark.parametrize(
