@@ -74,9 +74,9 @@ def in_background(work: Callable[[], int]) -> Future[int]:
     tell that the program has ended.
     """
     future: Future[int] = Future()
+    future.set_running_or_notify_cancel()  # from here on it cannot be cancelled, so that it takes its result
 
     def run() -> None:
-        future.set_running_or_notify_cancel()
         try:
             future.set_result(work())
         except BaseException as error:

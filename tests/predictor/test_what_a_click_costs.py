@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 import textwrap
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from promptseg import Predictor
 from promptseg.cache import HEADER_BYTES
 from promptseg.models import PromptableModel
 from promptseg.models.numerics import embedding_bytes
+from promptseg.precompute import in_background
 
 from ..conftest import make_affine
 from .conftest import CONFIG, make_image, make_predictor
@@ -141,6 +143,12 @@ def test_an_error_of_precompute_in_the_background_is_told(
     assert not isinstance(future, int)
     with pytest.raises(RuntimeError, match="out of memory"):
         future.result(timeout=300)
+
+
+def test_work_in_the_background_is_not_cancelled_before_its_thread_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its result would then be refused, with an error in the thread."""
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
+    assert not in_background(lambda: 1).cancel()
 
 
 def test_precompute_chooses_levels_and_counts(predictor: Predictor) -> None:
