@@ -125,8 +125,9 @@ def _register(engine: TileEngine, atlas: torch.nn.Module) -> tuple[Registration,
 
 def upright_frame(volume: Volume) -> np.ndarray | None:
     """Right, anterior and superior as columns (3, 3) in canonical axes, where these are well off; else None."""
-    affine = volume.affine[:3, :3][:, list(volume.permutation)] * np.where(volume.flips, -1.0, 1.0)
-    left, _, right = np.linalg.svd(affine / np.linalg.norm(affine, axis=0))
+    first_mm, *next_mm = volume.from_canonical_points(np.vstack([np.zeros(3), np.eye(3)]), "ras")
+    steps_mm = np.transpose(next_mm - first_mm)
+    left, _, right = np.linalg.svd(steps_mm / np.linalg.norm(steps_mm, axis=0))
     axes = left @ right  # the nearest rotation
     return axes.T if np.degrees(np.arccos(np.clip((np.trace(axes) - 1) / 2, -1, 1))) > OBLIQUE_DEGREES else None
 
