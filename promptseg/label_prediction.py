@@ -64,11 +64,7 @@ class LabelPrediction:
 
     def volumes_ml(self) -> dict[int, float]:
         """Label value -> volume in the label map, in millilitres; 0 for one that was not found."""
-        return {value: count * self._voxel_ml for value, count in self._counts().items()}
-
-    @property
-    def _voxel_ml(self) -> float:
-        return float(abs(np.linalg.det(self.volume.affine[:3, :3]))) / 1000
+        return {value: count * self.volume.voxel_ml for value, count in self._counts().items()}
 
     def _counts(self) -> dict[int, int]:
         """Label value -> voxels in the label map."""
@@ -111,7 +107,7 @@ class LabelPrediction:
             {
                 "value": value,
                 "name": name,
-                "volume_ml": round(counts[value] * self._voxel_ml, 4),
+                "volume_ml": round(counts[value] * self.volume.voxel_ml, 4),
                 "score": round(self.scores[value], 4),
                 "presence": round(self.presence[value], 4),
                 "found": bool(self._found[value][1].score) if value in self._found else counts[value] > 0,

@@ -107,7 +107,7 @@ class Prediction:
     @property
     def volume_ml(self) -> float:
         """Volume of the object in millilitres."""
-        return float(self._native.part.sum()) * abs(float(np.linalg.det(self.volume.affine[:3, :3]))) / 1000
+        return float(self._native.part.sum()) * self.volume.voxel_ml
 
     def probability(self, box: VoxelBox | None = None) -> np.ndarray:
         """Probability of each voxel.

@@ -94,6 +94,11 @@ class Volume:
         """(3,) float64 size of a voxel along each native axis."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres, less than the product of its sides where the affine has a shear."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+
     @cached_property
     def _axes(self) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], str]:
         """Permutation, flips and name of the orientation."""

@@ -98,6 +98,13 @@ def test_world_is_nibabels_ras_and_itks_lps(volume: Volume, places: list[tuple[f
     assert_close_vox(volume.world_to_voxel(ras_mm), voxels)
 
 
+def test_the_volume_of_a_voxel_is_that_of_its_parallelepiped() -> None:
+    affine = make_affine("LPS", (1.0, 2.0, 3.0), (10, -20, 30), turn=(0.3, -0.2, 0.1))
+    assert Volume(make_array(), affine).voxel_ml == pytest.approx(6e-3)
+    affine[:3, 1] += 0.5 * affine[:3, 0]  # a shear: the side grows, the volume does not
+    assert Volume(make_array(), affine).voxel_ml == pytest.approx(6e-3)
+
+
 def test_one_point_stays_one_point(make_volume: MakeVolume) -> None:
     volume = make_volume(orientation="LPS", spacing=(2, 2, 2))
     assert volume.voxel_to_world([1, 2, 3]).tolist() == [-2, -4, 6]
