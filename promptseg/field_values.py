@@ -71,6 +71,8 @@ def _made(kind: Any, values: dict[str, Any], prefix: str) -> Any:
     except ZeroDivisionError as error:
         zeros = [f"{prefix}{name}=0" for name, value in values.items() if value == 0 and value is not False]
         raise ValueError(f"{' and '.join(zeros) or prefix}: expected 1 or more") from error
+    except ValueError as error:  # the dataclass's own, which does not know in which field it stands
+        raise ValueError(f"{prefix[:-1]}: {error}" if prefix else str(error)) from error
 
 
 def converted(value: Any, hint: Any, name: str) -> Any:

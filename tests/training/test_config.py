@@ -89,7 +89,7 @@ def test_an_unknown_field_is_refused(tmp_path):
         ("model: small", "model='small': expected fields with values"),
         ("model:", "model=None: expected fields with values"),
         ("model: {depth: deep}", "model.depth='deep': expected an integer"),
-        ("model: {num_heads: 0}", "recipe.yaml: num_heads=0: expected 1 or more"),
+        ("model: {num_heads: 0}", "recipe.yaml: model: num_heads=0: expected 1 or more"),
         ("mae: {decoder_heads: 0}", "mae.decoder_heads=0: expected 1 or more"),
         ("model: {stem_depths: [1, 2]}", r"model.stem_depths=\[1, 2\]: expected a list of 3"),
         ("model: {width: 3}", "unknown field.* model.width in ModelConfig"),
