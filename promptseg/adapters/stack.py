@@ -35,7 +35,7 @@ class AdapterStack:
         model: in whose layers the changes are put.
         weights_digest: sha256 of its weights, compared with what an adapter was made for; None to compare shapes only.
         lock: held while the model changes, so that nothing is computed with half of an adapter; None for an own one.
-        on_change: called under the lock when other adapters are on than before.
+        on_change: called under the lock after each :meth:`activate`, also one that failed and left the base.
 
     Example:
         >>> stack = AdapterStack(model)  # doctest: +SKIP

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from fnmatch import translate
 from functools import lru_cache
@@ -18,11 +18,7 @@ DEFAULT_FOLD = "train"
 
 def matches(globs: Sequence[str], case: Case, root: Path) -> bool:
     """Whether a glob fits the case's name, its patient, or the path of its image (else label) relative to the root."""
-    if not globs:
-        return False
-    literal, pattern = _compiled(tuple(globs))
-    names = names_of(case, root)
-    return not literal.isdisjoint(names) or (pattern is not None and any(map(pattern.match, names)))
+    return bool(globs) and _fit(tuple(globs), names_of(case, root))
 
 
 def names_of(case: Case, root: Path) -> tuple[str, str, str]:
@@ -30,6 +26,11 @@ def names_of(case: Case, root: Path) -> tuple[str, str, str]:
     path = case.files[0]
     relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
     return case.name, case.patient, relative
+
+
+def _fit(globs: tuple[str, ...], texts: Collection[str]) -> bool:
+    literal, pattern = _compiled(globs)
+    return not literal.isdisjoint(texts) or (pattern is not None and any(map(pattern.match, texts)))
 
 
 @lru_cache(maxsize=256)
@@ -47,7 +48,7 @@ def idle_globs(globs: Sequence[str], names: Sequence[tuple[str, str, str]]) -> l
         names: of each case, see :func:`names_of`.
     """
     texts = {text for of_case in names for text in of_case}
-    return [glob for glob in globs if glob not in texts and not any(map(re.compile(translate(glob)).match, texts))]
+    return [glob for glob in globs if not _fit((glob,), texts)]
 
 
 def patient_fraction(dataset: str, patient: str) -> float:

@@ -114,7 +114,7 @@ def _run(
 
 @contextmanager
 def held(output: Path) -> Iterator[None]:
-    """Holds a report's folder against other runs; where its file system has no locks, two are the user's to avoid.
+    """Holds a report's folder against other runs.
 
     Raises:
         ValueError: if another run has it.
@@ -126,8 +126,6 @@ def held(output: Path) -> Iterator[None]:
             raise ValueError(
                 f"-o {output}: another run is writing there; wait for it to end, or choose another folder"
             ) from error
-        except OSError as error:
-            logger.warning("-o %s: cannot be locked (%s); do not start a second run there", output, error)
         yield
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -18,12 +24,12 @@ def locked(path: Path, is_shared: bool = False, waits: bool = False) -> Iterator
         waits: for those that hold it.
 
     Yields:
-        The descriptor, which a forked child holds as well until it closes it; None where there are no locks: on Windows
-        two processes at a time are the user's to avoid.
+        The descriptor, which a forked child holds as well until it closes it. None where there are no locks, on Windows
+        and, with a warning, on some file systems: two processes at a time are the user's to avoid there.
 
     Raises:
         BlockingIOError: if another holds it and ``waits`` is false.
-        OSError: if the path cannot be opened, or its file system has no locks.
+        OSError: if the path cannot be opened.
     """
     try:
         import fcntl
@@ -32,7 +38,19 @@ def locked(path: Path, is_shared: bool = False, waits: bool = False) -> Iterator
         return
     descriptor = os.open(path, os.O_RDONLY) if path.is_dir() else os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | (0 if waits else fcntl.LOCK_NB))
-        yield descriptor
+        has_lock = True
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | (0 if waits else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
+            has_lock = False
+            _warn(path if path.is_dir() else path.parent)
+        yield descriptor if has_lock else None
     finally:
         os.close(descriptor)
+
+
+@cache
+def _warn(folder: Path) -> None:
+    logger.warning("%s is on a file system without locks: do not start a second run there", folder)

@@ -135,7 +135,7 @@ def kept_for_this_run(output: Path, config: FinetuneConfig) -> Iterator[None]:
                 output.mkdir(parents=True, exist_ok=True)
                 stack.callback(_remove_empty, output)
             tempfile.TemporaryFile(dir=output).close()
-            _hold(output, stack)
+            stack.enter_context(locked(output))
         except BlockingIOError as error:
             raise ValueError(
                 f"output={config.output!r}: another run writes there; wait for it, or choose another folder"
@@ -147,15 +147,6 @@ def kept_for_this_run(output: Path, config: FinetuneConfig) -> Iterator[None]:
             ) from error
         check_is_free(output, config)  # what another run may have written meanwhile
         yield
-
-
-def _hold(output: Path, stack: contextlib.ExitStack) -> None:
-    try:
-        stack.enter_context(locked(output))
-    except BlockingIOError:
-        raise
-    except OSError:
-        logger.warning("%s is on a file system without locks: do not start a second run there", output)
 
 
 def _remove_empty(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,16 +173,15 @@ def load_case(case: CasePaths, config: PreprocessingConfig) -> TrainingVolume:
 
 def patients_of(volumes: Mapping[str, TrainingVolume]) -> dict[str, str]:
     """Case -> what all cases of its patient share: ``sub-NAME`` in front (BIDS), or the very same image."""
-    patients: dict[str, str] = {}
+    subjects = {name: re.match(r"sub-[A-Za-z0-9]+(?=_)", name) for name in volumes}
+    patients = {name: subject[0] if subject else name for name, subject in subjects.items()}
     first: dict[str, str] = {}
     for name, volume in volumes.items():
-        subject = re.match(r"sub-[A-Za-z0-9]+(?=_)", name)
-        patient = subject[0] if subject else name
         same = first.setdefault(hashlib.blake2b(volume.levels[0].image.tobytes()).hexdigest(), name)
         if same != name:
             logger.warning("%s and %s hold the same image: they count as one patient", same, name)
-            patient = patients[same]
-        patients[name] = patient
+            one, other = patients[same], patients[name]
+            patients = {n: one if patient == other else patient for n, patient in patients.items()}
     return patients
 
 
@@ -190,7 +190,8 @@ def split_cases(
 ) -> tuple[list[str], list[str]]:
     """Training and validation cases; which is which depends on each patient's name and the seed.
 
-    At least one is held out where there are two patients or more and the share is not 0.
+    At least one is held out where there are two patients or more and the share is not 0; more cases than the share only
+    where each patient has more.
 
     Args:
         names: of the cases.
@@ -199,13 +200,13 @@ def split_cases(
         patients: case -> patient, whose cases are all on one side; None: each case is a patient of its own.
     """
     of = {name: name if patients is None else patients[name] for name in names}
-    ordered = sorted(set(of.values()), key=lambda patient: patient_fraction(f"finetune {seed}", patient))
-    wanted = 0 if share == 0 else max(1, round(share * len(names)))
+    sizes = Counter(of.values())
+    room = 0 if share == 0 else max(round(share * len(names)), min(sizes.values(), default=0))
     held_out: set[str] = set()
-    for patient in ordered[:-1]:  # one is trained on in any case
-        if sum(of[name] in held_out for name in names) >= wanted:
-            break
-        held_out.add(patient)
+    for patient in sorted(sizes, key=lambda patient: patient_fraction(f"finetune {seed}", patient)):
+        if sizes[patient] <= room and len(held_out) < len(sizes) - 1:  # one is trained on in any case
+            held_out.add(patient)
+            room -= sizes[patient]
     return [n for n in names if of[n] not in held_out], [n for n in names if of[n] in held_out]
 
 

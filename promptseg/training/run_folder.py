@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from .distributed import Process, any_rank
 
 logger = logging.getLogger(__name__)
 LOCK_NAME = ".lock"
-_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
 
@@ -99,9 +97,7 @@ def _locked(folder: Path) -> Iterator[None]:
                 f"{folder}: another run is writing there; wait for it to end, or choose another --out-dir (out_dir)"
             ) from error
         except OSError as error:
-            if error.errno not in _WITHOUT_LOCKS:
-                raise _unwritable(folder, error) from error
-            logger.warning("%s is on a file system without locks: do not start a second run there", folder)
+            raise _unwritable(folder, error) from error
         _held.update(() if descriptor is None else (descriptor,))
         try:
             yield

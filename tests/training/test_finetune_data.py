@@ -247,6 +247,13 @@ def test_a_patient_is_on_one_side_of_the_split(count: int, visits: int, share: f
     assert split_cases(["a", "b"], 0.5, seed, {"a": "x", "b": "x"}) == (["a", "b"], [])
 
 
+@given(st.integers(0, 99))
+def test_a_patient_of_many_cases_is_trained_on(seed: int) -> None:
+    patients = {f"sub-1_ses-{n}": "sub-1" for n in range(19)} | {"sub-2_ses-0": "sub-2", "sub-3_ses-0": "sub-3"}
+    training, validation = split_cases(list(patients), 0.2, seed, patients)
+    assert len(training) == 19 and validation == ["sub-2_ses-0", "sub-3_ses-0"]
+
+
 def test_patients_are_told_by_their_names_and_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     volumes = {n: load_case(make_case(tmp_path, n), PREPROCESSING) for n in ("sub-1_ses-1", "copy")}
     other = {n: load_case(make_case(tmp_path, n, (20, 22, 14)), PREPROCESSING) for n in ("sub-1_ses-2", "subway_1")}
@@ -254,6 +261,10 @@ def test_patients_are_told_by_their_names_and_images(tmp_path: Path, caplog: pyt
         "sub-1_ses-1": "sub-1", "copy": "sub-1", "sub-1_ses-2": "sub-1", "subway_1": "sub-1",
     }  # fmt: skip
     assert "sub-1_ses-1 and copy hold the same image" in caplog.text
+    again = {n: make_case(tmp_path, n) for n in ("sub-2_ses-1", "sub-3_ses-1")}
+    shown = {n: load_case(case, PREPROCESSING) for n, case in again.items()}
+    later = load_case(make_case(tmp_path, "sub-3_ses-2", (20, 22, 14)), PREPROCESSING)
+    assert set(patients_of({**shown, "sub-3_ses-2": later}).values()) == {"sub-2"}, "all cases of both"
 
 
 def test_a_centred_crop_shows_all_of_its_label(volume: TrainingVolume) -> None:
