@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from ..preprocessing import PreprocessingConfig
@@ -14,6 +17,8 @@ from .pool import TrainingPool
 from .volumes import load_volume
 
 logger = logging.getLogger(__name__)
+MAX_READERS = min(8, os.cpu_count() or 1)
+"""Cases that are read at a time; unpacking and sorting leave Python to others meanwhile."""
 
 
 def load_pool(
@@ -52,7 +57,8 @@ def load_pool(
             if skip_empty:
                 continue
             raise ValueError(f"data set group {group!r} has no case in fold {fold!r} under {root}")
-        groups[group] = [load_volume(catalog, case, preprocessing) for case in cases]
+        with ThreadPoolExecutor(MAX_READERS) as readers:
+            groups[group] = list(readers.map(partial(load_volume, catalog, preprocessing=preprocessing), cases))
         logger.info("%s: %d cases", group, len(cases))
     if not groups:
         raise ValueError(f"no case in fold {fold!r} under {root}; name data sets in data_weights")

@@ -16,6 +16,8 @@ from .indexed import Indexed
 if TYPE_CHECKING:
     from .structures import Structure
 
+    _Elsewhere = list[tuple[Structure, tuple[int, ...]]]
+
 MIN_VOLUMES_LOOKED_AT = 200
 MAX_KEPT = 1024
 """Kinds of volumes for which it is kept what their labels rule out, so that memory does not grow with the pool."""
@@ -123,17 +125,26 @@ class TrainingPool:
 
     def askable(self, volume: TrainingVolume) -> tuple[Structure, ...]:
         """What can be asked for by name in a volume: of what is absent from it, only what several others show."""
-        return tuple(s for s in volume.structures if s.values or s.key in self._shown)
+        return self._asked_of(volume)[0]
 
     def strangers(self, volume: TrainingVolume) -> tuple[Structure, ...]:
         """Structures that are certainly not in a volume and that hardly any other shows: not learnt is not seen."""
-        return tuple(s for s in volume.structures if not s.values and s.key not in self._shown)
+        return self._asked_of(volume)[1]
 
-    def elsewhere(self, volume: TrainingVolume) -> list[tuple[Structure, tuple[int, ...]]]:
+    def elsewhere(self, volume: TrainingVolume) -> _Elsewhere:
         """Structures that others show and a volume does not speak of, with the label values that exclude them."""
-        return self._elsewhere(volume.structures)
+        return self._asked_of(volume)[2]
 
-    def _elsewhere(self, structures: tuple[Structure, ...]) -> list[tuple[Structure, tuple[int, ...]]]:
+    def _asked_of(self, volume: TrainingVolume) -> tuple[tuple[Structure, ...], tuple[Structure, ...], _Elsewhere]:
+        """The three above, kept with the volume for as long as it is open: it may speak of thousands of structures."""
+        known, shown = volume.__dict__.setdefault("_asked", {}), self._shown
+        if shown not in known:
+            askable = tuple(s for s in volume.structures if s.values or s.key in shown)
+            strangers = tuple(s for s in volume.structures if not s.values and s.key not in shown)
+            known[shown] = askable, strangers, self._elsewhere(volume.structures)
+        return known[shown]
+
+    def _elsewhere(self, structures: tuple[Structure, ...]) -> _Elsewhere:
         from .exclusion import Exclusion
 
         known = self.__dict__.setdefault("_known_elsewhere", {})

@@ -9,6 +9,8 @@ and Object Definition, 1996.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -58,28 +60,38 @@ def _histogram_by_products(index: Tensor, marks: Tensor) -> Tensor:
 
     In bfloat16: what tells which bin a voxel belongs to is exact in it, and takes 64 numbers a voxel.
     """
-    bins = torch.arange(NUM_BINS, device=index.device)
+    of_bins = torch.eye(NUM_BINS, device=index.device, dtype=torch.bfloat16)
     total = marks.new_zeros(*marks.shape[:2], NUM_BINS)
     for voxels, weights in zip(index.split(CHUNK, dim=1), marks.to(torch.bfloat16).split(CHUNK, dim=2), strict=True):
-        total = total + weights @ (voxels[..., None] == bins).to(torch.bfloat16)
+        total = total + weights @ F.embedding(voxels, of_bins)
     return total
 
 
-def connectedness(affinity: Tensor, seeds: Tensor, num_steps: int = NUM_STEPS) -> Tensor:
+def spread(reached: Tensor, affinity: Tensor) -> Tensor:
+    """One step of :func:`connectedness`."""
+    return torch.maximum(reached, torch.minimum(dilate(reached), affinity))
+
+
+def connectedness(
+    affinity: Tensor, seeds: Tensor, num_steps: int = NUM_STEPS, step: Callable[[Tensor, Tensor], Tensor] = spread
+) -> Tensor:
     """The best path from a seed to each cell, as strong as its weakest cell: (N, D, H, W) each -> (N, D, H, W)."""
     reached = seeds
     for _ in range(num_steps):
-        reached = torch.maximum(reached, torch.minimum(dilate(reached), affinity))
+        reached = step(reached, affinity)
     return reached
 
 
 @torch.no_grad()
-def gather_evidence(image: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+def gather_evidence(
+    image: Tensor, dense: Tensor, step: Callable[[Tensor, Tensor], Tensor] = spread
+) -> tuple[Tensor, Tensor]:
     """Evidence of the marks of P objects on each of B tiles.
 
     Args:
         image: (B, 1, D, H, W) preprocessed intensities, D, H, W even.
         dense: (B, P, K, D, H, W) maps whose first two mark what to include and what to exclude.
+        step: :func:`spread`, or the same compiled.
 
     Returns:
         Similarity (B * P, 2, D, H, W) and, for cells of 2 x 2 x 2 voxels, connectedness (B * P, 2, D/2, H/2, W/2);
@@ -94,5 +106,5 @@ def gather_evidence(image: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
     cell_marks = F.max_pool3d(marks.flatten(0, 2)[:, None], 2).reshape(batch, num_objects * NUM_SIDES, -1)
     affinity = similarity(cells.flatten(1), cell_marks).reshape(-1, *cells.shape[2:])
     seeds = cell_marks.reshape(affinity.shape)
-    joined = connectedness(affinity, torch.minimum(seeds, affinity))
+    joined = connectedness(affinity, torch.minimum(seeds, affinity), step=step)
     return alike, joined.reshape(batch * num_objects, NUM_SIDES, *cells.shape[2:])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .edges import follow_edges
-from .evidence import NUM_SIDES, gather_evidence
+from .evidence import NUM_SIDES, gather_evidence, spread
 from .image_encoder import ImageEmbedding
 from .layers import (
     Attention,
@@ -130,6 +130,8 @@ class MaskDecoder(nn.Module):
             self.evidence_prior = nn.Parameter(torch.zeros(2 * NUM_SIDES))
         self.iou_head = Mlp(2 * dim + NUM_QUALITY_FEATURES, dim, 1)
         self.presence_head = Mlp(dim, dim, 1)
+        self.passes = {"cells": _cells, "voxels": _voxels, "spread": spread}
+        """What reads and writes whole maps; training may compile it."""
 
     def forward(
         self,
@@ -153,7 +155,7 @@ class MaskDecoder(nn.Module):
         batch, num_objects = prompts.dense_prompts.shape[:2]
         evidence = None
         if self.has_evidence:
-            evidence = gather_evidence(image_embedding.image, prompts.dense_prompts)
+            evidence = gather_evidence(image_embedding.image, prompts.dense_prompts, self.passes["spread"])
         dense = rearrange(prompts.dense_prompts, "b p k d h w -> (b p) k d h w")
         dense = dense.to(compute_dtype(image_embedding.tokens))
         pyramid = self._prompted_pyramid(image_embedding, dense, evidence)
@@ -162,14 +164,8 @@ class MaskDecoder(nn.Module):
         num_masks = 1 + self.num_candidates if multimask else 1
         weights = torch.stack([self.mask_weights[m](tokens[:, m]) for m in range(num_masks)], dim=1)
         logits = self._combine(features, weights)  # (B P, 8 M, D/2, H/2, W/2)
-        dense = dense.to(logits.dtype)
-        prior = torch.einsum("nkdhw,k->ndhw", dense, self.prompt_prior.to(logits.dtype))
-        if evidence is not None:
-            alike, joined = (maps.to(logits.dtype) for maps in evidence)
-            of_alike, of_joined = self.evidence_prior.to(logits.dtype).split(NUM_SIDES)
-            prior = prior + torch.einsum("nkdhw,k->ndhw", alike, of_alike)
-            logits = logits + torch.einsum("nkdhw,k->ndhw", joined, of_joined)[:, None]
-        mask_logits = depth_to_space(logits) + prior[:, None]  # (B P, M, D, H, W)
+        of_evidence = None if evidence is None else (*evidence, self.evidence_prior)
+        mask_logits = self.passes["voxels"](logits, dense, self.prompt_prior, of_evidence)  # (B P, M, D, H, W)
         if self.walks_from_clicks and num_masks == 1:
             doubt = (-self._quality(tokens, mask_logits, num_masks).float()).sigmoid()  # 1 - IoU
             mask_logits = mask_logits + self._votes(mask_logits, image_embedding.image, prompts, doubt)
@@ -220,11 +216,7 @@ class MaskDecoder(nn.Module):
     ) -> list[Tensor]:
         """Image and prompt maps (B P, K, D, H, W) together at strides 2, 4, 8 and 16; each (B P, C, ...)."""
         num_objects = len(maps) // len(embedding.image)
-        image = embedding.image.to(maps.dtype).repeat_interleave(num_objects, dim=0)
-        parts = [maps, image] if evidence is None else [maps, image, evidence[0].to(maps.dtype)]
-        cells = space_to_depth(torch.cat(parts, dim=1))
-        if evidence is not None:
-            cells = torch.cat([cells, evidence[1].to(cells.dtype)], dim=1)
+        cells = self.passes["cells"](maps, embedding.image, evidence)
         skips = [
             proj(skip).repeat_interleave(num_objects, dim=0)
             for proj, skip in zip(self.skip_projs, embedding.skips, strict=True)
@@ -315,3 +307,36 @@ class MaskDecoder(nn.Module):
             [tokens[:, :num_masks], quality_token, torch.stack(features, dim=-1).to(tokens.dtype)], dim=-1
         )
         return self.iou_head(stacked)[..., 0]
+
+
+def _cells(maps: Tensor, image: Tensor, evidence: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Prompt maps (B P, K, D, H, W), image (B, 1, D, H, W) and evidence of cells of 2x2x2 voxels: (B P, C, D/2, ..)."""
+    image = image.to(maps.dtype).repeat_interleave(len(maps) // len(image), dim=0)
+    if evidence is None:
+        return space_to_depth(torch.cat([maps, image], dim=1))
+    alike, joined = evidence
+    cells = space_to_depth(torch.cat([maps, image, alike.to(maps.dtype)], dim=1))
+    parts = [part.permute(0, 2, 3, 4, 1) for part in (cells, joined.to(cells.dtype))]
+    return torch.cat(parts, dim=-1).permute(0, 4, 1, 2, 3)  # channels innermost, as they are read
+
+
+def _voxels(logits: Tensor, dense: Tensor, prior: Tensor, evidence: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
+    """Logits of voxels (B P, M, D, H, W): of their cells (B P, 8 M, D/2, H/2, W/2), plus maps times a weight each.
+
+    Args:
+        logits: of the cells.
+        dense: (B P, K, D, H, W) prompt maps.
+        prior: (K,) their weights.
+        evidence: (B P, S, D, H, W) of voxels, (B P, S, D/2, H/2, W/2) of cells, and the weights of both (2 S,).
+    """
+    added = _weighted(dense, prior, logits.dtype)
+    if evidence is not None:
+        of_alike, of_joined = evidence[2].chunk(2)
+        added = added + _weighted(evidence[0], of_alike, logits.dtype)
+        logits = logits + _weighted(evidence[1], of_joined, logits.dtype)
+    return depth_to_space(logits) + added
+
+
+def _weighted(maps: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sum of maps (N, K, D, H, W) times a weight (K,) each: (N, 1, D, H, W)."""
+    return (maps.to(dtype) * weights.to(dtype)[:, None, None, None]).sum(dim=1, keepdim=True)

@@ -69,7 +69,7 @@ class WordHead(nn.Module):
         Returns:
             The hint; meaningless for a structure without tokens. Cost linear in P * voxels / 512.
         """
-        coarse = F.interpolate(self.token_proj(embedding.tokens), scale_factor=2.0, mode="trilinear")
+        coarse = enlarge(self.token_proj(embedding.tokens), 2)
         cells = F.gelu(coarse + self.skip_proj(embedding.skips[2]))
         cells = self.out(cells + F.gelu(self.mix(cells)))  # (B, F, d, h, w)
         weight = are_present[..., None].to(tokens.dtype)

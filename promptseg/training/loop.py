@@ -39,6 +39,8 @@ class Trainer(TrainingState):
     def __init__(self, config: PretrainConfig, process: Process | None = None) -> None:
         super().__init__(config, process)
         self.stop_requested = False
+        self._waited = 0.0
+        """Seconds since the last line of the log in which there was no sample to go on with."""
 
     def request_stop(self) -> None:
         """Ends :meth:`fit` with a checkpoint after the step or the validation forward at hand."""
@@ -72,7 +74,6 @@ class Trainer(TrainingState):
         validator = Validator(config, self.process) if config.validation.every else None
         pending = StepMeans()
         last_save = time.monotonic()
-        waited = 0.0
         self.wrapped.train()
         with calling_on_signals(self.request_stop), contextlib.closing(self._steps()) as steps:
             is_missing = any_rank(log is not None and not log.has("val_dice1", self.step))[0]
@@ -83,12 +84,10 @@ class Trainer(TrainingState):
             ready = list(islice(steps, 0 if must_stop else 1))
 
             def fetch() -> None:
-                nonlocal waited
-                fetching = time.monotonic()
                 ready.extend(islice(steps, 1))
-                waited += time.monotonic() - fetching
 
             started = stepped = time.monotonic()
+            self._waited = 0.0
             while self.position < config.max_steps and not must_stop:
                 pending.add(self.train_step(ready.pop(), fetch))
                 if config.minutes:
@@ -98,9 +97,9 @@ class Trainer(TrainingState):
                 if self.step % config.log_every == 0 or self.position >= config.max_steps:
                     seconds = time.monotonic() - started
                     row = pending.row() | {"seconds_per_step": seconds / pending.steps}
-                    row |= {"wait_share": waited / seconds, "nonfinite_steps": float(self.nonfinite_steps)}
+                    row |= {"wait_share": self._waited / seconds, "nonfinite_steps": float(self.nonfinite_steps)}
                     self._log(log, row)
-                    pending, started, waited = StepMeans(), time.monotonic(), 0.0
+                    pending, started, self._waited = StepMeans(), time.monotonic(), 0.0
                 is_late = time.monotonic() - last_save > 60 * config.save_every_minutes
                 is_due = bool(config.save_every_steps) and self.step % config.save_every_steps == 0
                 must_stop, is_late = any_rank(self.stop_requested, is_late)
@@ -155,9 +154,12 @@ class Trainer(TrainingState):
         batches = iter(loader)
         try:
             for step in range(self.step, config.max_steps):
+                asked = time.monotonic()
+                raw = list(islice(batches, micro_steps))
+                self._waited += time.monotonic() - asked
                 yield [
                     self.stage.prepare(batch, step, micro * process.world_size + process.rank)
-                    for micro, batch in enumerate(islice(batches, micro_steps))
+                    for micro, batch in enumerate(raw)
                 ]
         finally:
             # An error's traceback keeps the iterator, and an exiting process waits for workers that ignore signals.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,8 +35,8 @@ class PromptedTraining(nn.Module):
     """The model with an episode as its forward pass.
 
     Which weights an episode uses depends on its prompts: a box uses others than a click. Processes that play different
-    episodes would then disagree on which gradients to exchange. So every weight that may be left out takes part with
-    a factor of zero.
+    episodes would then disagree on which gradients to exchange. So with several of them every weight that may be left
+    out takes part with a factor of zero.
 
     Args:
         model: on its device.
@@ -100,8 +101,10 @@ class PromptedTraining(nn.Module):
             loss, measured = loss + NAME_WEIGHT * hint_loss, {**measured, "names": hint_loss.detach()}
         return loss, measured
 
-    def _zero(self) -> Tensor:
-        """0, as a function of every weight that an episode may leave out."""
+    def _zero(self) -> Tensor | float:
+        """0, with several processes as a function of every weight that an episode may leave out."""
+        if not dist.is_initialized():
+            return 0.0
         parts = [p.sum() for n, p in self.model.named_parameters() if _CONDITIONAL.match(n) and p.requires_grad]
         return 0.0 * torch.stack(parts).sum()
 

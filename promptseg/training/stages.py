@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from ..data.randomness import Randomness
 from ..data.sample_stream import SampleStream
 from ..models import ModelConfig, PromptableModel
 from ..models.layers import NormRelu
+from ..models.mask_decoder import MaskDecoder
 from .config import PretrainConfig
 from .distributed import Process
 from .initialisation import earlier_terms, initialise
@@ -101,15 +103,25 @@ def make_stage(config: PretrainConfig, process: Process, is_new: bool = True) ->
 
 
 def compile_passes(module: nn.Module, backend: str = "inductor") -> None:
-    """Compiles what a GPU spends in passes over memory: norms, and losses over masks. Products are as fast without.
+    """Compiles what a GPU spends in passes over memory: norms, maps and losses. Products are as fast without.
 
     Args:
         module: of a stage.
         backend: of ``torch.compile``.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # a graph for each size
+    compiled: dict[Callable[..., Tensor], Callable[..., Tensor]] = {}
+
+    def once(function: Callable[..., Any]) -> Callable[..., Any]:
+        """One compiled function for all parts that use it, so that what they have in common is compiled once."""
+        if function not in compiled:
+            compiled[function] = torch.compile(function, dynamic=False, backend=backend)
+        return compiled[function]
+
     for part in module.modules():
         if isinstance(part, NormRelu):
-            part.compile(dynamic=False, backend=backend)
+            part.compute = once(part.compute)
+        elif isinstance(part, MaskDecoder):
+            part.passes = {name: once(function) for name, function in part.passes.items()}
         elif isinstance(part, PromptedTraining):
-            part.score = torch.compile(part.score, dynamic=False, backend=backend)
+            part.score = once(part.score)

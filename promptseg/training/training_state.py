@@ -190,6 +190,9 @@ class TrainingState:
                 (loss / len(batches)).backward()
             for name, value in {"loss": loss, **measured}.items():
                 sums[name] = sums.get(name, 0) + value.detach().float()
+        for parameter in self.model.parameters():
+            if parameter.requires_grad and parameter.grad is None:  # left out, which is no reason not to decay
+                parameter.grad = torch.zeros_like(parameter)
         return sums
 
     def _finish_step(self, batches: list[dict[str, Tensor]], sums: dict[str, Tensor]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from promptseg.data.prompt_simulator import (
 )
 from promptseg.data.randomness import Randomness
 from promptseg.data.stroke_simulator import draw_lines, draw_plane_strokes, draw_strokes
-from promptseg.models.layers import dilate
+from promptseg.models.layers import dilate, dilate_padded
 
 SIZE = 32
 
@@ -203,6 +203,14 @@ def test_sums_by_slices_are_the_poolings_they_replace():
     assert torch.equal(dilate(x), torch.nn.functional.max_pool3d(x, 3, stride=1, padding=1))
     share, depth = region_depth(x > 0.5)
     assert share.shape == depth.shape == (2, 4, 5, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_a_gpu_dilates_as_a_cpu_does(dtype):
+    x = torch.randint(0, 9, (2, 1, 4, 5, 6), generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = x - 9 if dtype == torch.float32 else x
+    for axes in ((-3, -2, -1), (-2, -1), (-1,)):
+        assert torch.equal(dilate_padded(x, axes), dilate(x, axes))
 
 
 def test_indices_are_drawn_by_weight():

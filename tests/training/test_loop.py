@@ -15,6 +15,7 @@ import time
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -266,6 +267,21 @@ def test_a_run_leaves_a_loadable_model_a_log_pictures_and_few_checkpoints(make_c
     assert [r["step"] for r in measured] == [2, 4]
     assert 0 <= measured[0]["val_dice1/balls"] <= 1
     assert [p.name for p in sorted(out_dir.glob("pictures/*/*.png"))] == ["00.png", "00.png"]
+
+
+def test_the_log_says_how_long_there_was_no_sample_and_not_how_long_one_was_prepared(make_config, monkeypatch):
+    trainer = Trainer(make_config(max_steps=2, decay_start=2, log_every=2))
+    prepare = trainer.stage.prepare
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.5)
+        return prepare(*arguments)
+
+    object.__setattr__(trainer.stage, "prepare", slowly)
+    trainer.fit()
+    row = json.loads((trainer.out_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["seconds_per_step"] > 0.25
+    assert row["wait_share"] * row["seconds_per_step"] < 0.25
 
 
 def test_a_run_is_not_touched_by_resume_never_nor_silently_replaced(make_config):
