@@ -100,8 +100,10 @@ def region_depth(region: Tensor) -> tuple[Tensor, Tensor]:
 def box_mean(x: Tensor, side: int, axes: tuple[int, ...] = (-3, -2, -1)) -> Tensor:
     """Mean over a cube of odd ``side``, zeros outside: (..., D, H, W) -> the same shape.
 
-    Summed by slices, axis by axis: on a CPU ten times faster than the same pooling.
+    Summed by slices, axis by axis: on a CPU ten times faster than the same pooling, which on a GPU is a kernel an axis.
     """
+    if x.device.type != "cpu" and min(x.shape[axis] for axis in axes) >= side:
+        return pooled_mean(x, side, axes)
     for axis in axes:
         total = x.clone()
         for shift in range(1, side // 2 + 1):
@@ -112,6 +114,15 @@ def box_mean(x: Tensor, side: int, axes: tuple[int, ...] = (-3, -2, -1)) -> Tens
             total.narrow(axis, shift, size).add_(x.narrow(axis, 0, size))
         x = total
     return x / side ** len(axes)
+
+
+def pooled_mean(x: Tensor, side: int, axes: tuple[int, ...]) -> Tensor:
+    """:func:`box_mean` by pooling one axis after the other: at least three axes, none of ``axes`` shorter than the side."""
+    for axis in axes:
+        sides = [side if other == axis else 1 for other in (-3, -2, -1)]
+        cells = x.reshape(-1, 1, *x.shape[-3:])
+        x = F.avg_pool3d(cells, sides, stride=1, padding=[n // 2 for n in sides]).reshape(x.shape)
+    return x
 
 
 def draw_indices(weights: Tensor, randomness: Randomness, count: int = 1) -> Tensor:

@@ -17,6 +17,7 @@ from promptseg.data.prompt_simulator import (
     draw_boxes,
     draw_indices,
     halve,
+    pooled_mean,
     region_depth,
     sample_points,
     sample_several,
@@ -211,6 +212,12 @@ def test_a_gpu_dilates_as_a_cpu_does(dtype):
     x = x - 9 if dtype == torch.float32 else x
     for axes in ((-3, -2, -1), (-2, -1), (-1,)):
         assert torch.equal(dilate_padded(x, axes), dilate(x, axes))
+
+
+def test_a_gpu_takes_the_same_means_as_a_cpu():
+    x = torch.rand(2, 8, 10, 12, generator=torch.Generator().manual_seed(0))
+    for values, side, axes in ((x, 5, (-3, -2, -1)), (x, 9, (-2, -1)), (x[:, 0], 7, (-2, -1)), (x, 1, (-1,))):
+        torch.testing.assert_close(pooled_mean(values, side, axes), box_mean(values, side, axes))
 
 
 def test_indices_are_drawn_by_weight():
