@@ -117,7 +117,7 @@ def box_mean(x: Tensor, side: int, axes: tuple[int, ...] = (-3, -2, -1)) -> Tens
 
 
 def pooled_mean(x: Tensor, side: int, axes: tuple[int, ...]) -> Tensor:
-    """:func:`box_mean` by pooling one axis after the other: at least three axes, none of ``axes`` shorter than the side."""
+    """The same by pooling one axis after the other; of at least three axes, none of ``axes`` shorter than the side."""
     for axis in axes:
         sides = [side if other == axis else 1 for other in (-3, -2, -1)]
         cells = x.reshape(-1, 1, *x.shape[-3:])
