@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,18 +109,10 @@ def compile_passes(module: nn.Module, backend: str = "inductor") -> None:
         backend: of ``torch.compile``.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # a graph for each size
-    compiled: dict[Callable[..., Tensor], Callable[..., Tensor]] = {}
-
-    def once(function: Callable[..., Any]) -> Callable[..., Any]:
-        """One compiled function for all parts that use it, so that what they have in common is compiled once."""
-        if function not in compiled:
-            compiled[function] = torch.compile(function, dynamic=False, backend=backend)
-        return compiled[function]
-
     for part in module.modules():
         if isinstance(part, NormRelu):
-            part.compute = once(part.compute)
+            part.compile(dynamic=False, backend=backend)
         elif isinstance(part, MaskDecoder):
-            part.passes = {name: once(function) for name, function in part.passes.items()}
+            part.passes = {k: torch.compile(f, dynamic=False, backend=backend) for k, f in part.passes.items()}
         elif isinstance(part, PromptedTraining):
-            part.score = once(part.score)
+            part.score = torch.compile(part.score, dynamic=False, backend=backend)

@@ -207,7 +207,7 @@ def test_sums_by_slices_are_the_poolings_they_replace():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
-def test_a_gpu_dilates_as_a_cpu_does(dtype):
+def test_a_compiler_is_given_the_same_dilation(dtype):
     x = torch.randint(0, 9, (2, 1, 4, 5, 6), generator=torch.Generator().manual_seed(0)).to(dtype)
     x = x - 9 if dtype == torch.float32 else x
     for axes in ((-3, -2, -1), (-2, -1), (-1,)):
