@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .layers import dilate, mean_of_cells
+from .layers import dilate, max_of_cells, mean_of_cells
 
 NUM_BINS = 64
 """Bins of intensities from -1 to 1."""
@@ -103,7 +103,7 @@ def gather_evidence(
     flat = marks.flatten(3).flatten(1, 2)  # (B, P * 2, D H W)
     alike = similarity(image.float().flatten(1), flat).reshape(batch * num_objects, NUM_SIDES, *grid)
     cells = mean_of_cells(image.float())  # noise that is finer than a cell would cut paths
-    cell_marks = F.max_pool3d(marks.flatten(0, 2)[:, None], 2).reshape(batch, num_objects * NUM_SIDES, -1)
+    cell_marks = max_of_cells(marks).reshape(batch, num_objects * NUM_SIDES, -1)
     affinity = similarity(cells.flatten(1), cell_marks).reshape(-1, *cells.shape[2:])
     seeds = cell_marks.reshape(affinity.shape)
     joined = connectedness(affinity, torch.minimum(seeds, affinity), step=step)

@@ -37,6 +37,13 @@ def mean_of_cells(x: Tensor) -> Tensor:
     return (x[..., ::2, :, :] + x[..., 1::2, :, :]) / 8
 
 
+def max_of_cells(x: Tensor) -> Tensor:
+    """Largest value of each 2x2x2 cell, by slices: (B, C, D, H, W) -> (B, C, D/2, H/2, W/2)."""
+    x = torch.maximum(x[..., ::2], x[..., 1::2])
+    x = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
+    return torch.maximum(x[..., ::2, :, :], x[..., 1::2, :, :])
+
+
 def dilate(x: Tensor, axes: tuple[int, ...] = (-3, -2, -1)) -> Tensor:
     """Largest value in each 3x3x3 neighbourhood: (..., D, H, W) -> the same shape.
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .edges import gather_neighbours
-from .layers import enlarge, mean_of_cells
+from .layers import enlarge, max_of_cells, mean_of_cells
 
 SHARPNESS = 150.0
 """A step of intensities is worth exp(-sharpness * step^2 / deviation), with the standard deviation of a tile's."""
@@ -50,9 +49,7 @@ def vote(logits: Tensor, image: Tensor, marks: Tensor, doubt: Tensor) -> Tensor:
     spread = cells.flatten(2).std(dim=2).clamp(min=1e-3)[..., None, None, None]
     weights = [torch.exp(-SHARPNESS * cells.diff(dim=a).square() / spread).clamp_(min=LEAST_WEIGHT) for a in (2, 3, 4)]
     drawn = mean_of_cells(logits.float().sigmoid())
-    include, exclude = (
-        F.max_pool3d(marks.float().flatten(0, 2)[:, None], 2).reshape(*marks.shape[:3], *cells.shape[2:]).unbind(2)
-    )
+    include, exclude = max_of_cells(marks.float()).unbind(2)
     is_fixed = (include > SEED) | (exclude > SEED) | _border(cells)
     start = torch.where(include > SEED, 1.0, torch.where(exclude > SEED, 0.0, drawn))
     met = _solve(start, weights, ~is_fixed).clamp_(1e-3, 1 - 1e-3)

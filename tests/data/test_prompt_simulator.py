@@ -25,7 +25,7 @@ from promptseg.data.prompt_simulator import (
 )
 from promptseg.data.randomness import Randomness
 from promptseg.data.stroke_simulator import draw_lines, draw_plane_strokes, draw_strokes
-from promptseg.models.layers import dilate, dilate_padded
+from promptseg.models.layers import dilate, dilate_padded, max_of_cells
 
 SIZE = 32
 
@@ -202,6 +202,7 @@ def test_sums_by_slices_are_the_poolings_they_replace():
     torch.testing.assert_close(box_mean(x, 5), pooled)
     torch.testing.assert_close(halve(x), torch.nn.functional.avg_pool3d(x, 2))
     assert torch.equal(dilate(x), torch.nn.functional.max_pool3d(x, 3, stride=1, padding=1))
+    assert torch.equal(max_of_cells(x), torch.nn.functional.max_pool3d(x, 2))
     share, depth = region_depth(x > 0.5)
     assert share.shape == depth.shape == (2, 4, 5, 6)
 
