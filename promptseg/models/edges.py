@@ -19,6 +19,8 @@ DATA_WEIGHT = 0.25
 """How much a voxel's own logit counts, where each of its six neighbours counts at most 1."""
 EDGE_SHARPNESS = 300.0
 """A step of intensities, which lie from -1 to 1, is worth exp(-sharpness * step^2)."""
+LEAST_EXPONENT = -60.0
+"""Of that weight: any smaller is as good as none, and so small that a processor takes ten times as long for it."""
 NUM_STEPS = 8
 """Voxels that a logit reaches."""
 LARGEST_LOGIT = 6.0
@@ -37,7 +39,8 @@ def follow_edges(logits: Tensor, image: Tensor) -> Tensor:
         of them is kept for the gradient, which is exact.
     """
     image = image.float()
-    weights = [torch.exp(-EDGE_SHARPNESS * image.diff(dim=axis).square()) for axis in (2, 3, 4)]
+    steps = (image.diff(dim=axis).square_() for axis in (2, 3, 4))
+    weights = [step.mul_(-EDGE_SHARPNESS).clamp_(min=LEAST_EXPONENT).exp_() for step in steps]
     total = torch.full_like(image, DATA_WEIGHT)
     for axis, weight in enumerate(weights, start=2):
         for near, _ in _neighbours(total, axis):

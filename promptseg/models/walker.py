@@ -10,6 +10,8 @@ network's answer, on cells of 2 x 2 x 2 voxels.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,8 @@ def vote(logits: Tensor, image: Tensor, marks: Tensor, doubt: Tensor) -> Tensor:
     """
     cells = mean_of_cells(image.float())
     spread = cells.flatten(2).std(dim=2).clamp(min=1e-3)[..., None, None, None]
-    weights = [torch.exp(-SHARPNESS * cells.diff(dim=a).square() / spread).clamp_(min=LEAST_WEIGHT) for a in (2, 3, 4)]
+    steps = (-SHARPNESS * cells.diff(dim=axis).square() / spread for axis in (2, 3, 4))
+    weights = [step.clamp_(min=math.log(LEAST_WEIGHT)).exp_() for step in steps]
     drawn = mean_of_cells(logits.float().sigmoid())
     include, exclude = max_of_cells(marks.float()).unbind(2)
     is_fixed = (include > SEED) | (exclude > SEED) | _border(cells)
