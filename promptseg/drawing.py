@@ -44,6 +44,11 @@ class InteractionConfig:
     """How far it changes the mask, in multiples of its distance to where it would have been right already."""
     least_distance: float = 5.0
     """Least such distance, in voxels of the level. This and the four before were chosen on training cases."""
+    misread_drop: float = 0.2
+    """A click after which the estimated IoU is lower by more than this was taken for more than was meant, and is kept
+    to its surroundings, however early it comes."""
+    misread_distance: float = 1.0
+    """Least such distance then. Both were chosen on training cases."""
     given_reach: float = 3.0
     """How far a click changes a mask that was handed over, in the same multiples."""
     given_distance: float = 2.0

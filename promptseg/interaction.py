@@ -174,19 +174,17 @@ class Interaction(Drawer):
             pasted = pasted.paste(tile, logits)
             changed = union_box(changed, self.reach(tile))
         pasted = pasted.limited(canvas, adds=includes)
-        place, reach = self.lattice.to_level((box_vox[0] + box_vox[1] - 1) / 2, canvas.level), np.inf
-        if self._is_local(drawing, prompts, box_vox):
-            nearest = canvas.distance_to(place, inside=includes)
-            if prompts.mask is None:
-                reach = self.config.local_reach * max(nearest, self.config.least_distance)
-            else:
-                reach = self.config.given_reach * max(nearest, self.config.given_distance)
+        place, score = self.lattice.to_level((box_vox[0] + box_vox[1] - 1) / 2, canvas.level), mean_score(output)
+        reach = np.inf
+        is_misread = score < drawing.score - self.config.misread_drop
+        if bool((box_vox[1] - box_vox[0] <= 1).all()) and (is_misread or self._is_late(drawing, prompts)):
+            reach = self._reach_of_click(canvas.distance_to(place, inside=includes), prompts, is_misread)
         if np.isfinite(reach):
             pasted = pasted.local(canvas, place, reach)
         drawn = replace(
             drawing,
             canvas=pasted,
-            score=mean_score(output),
+            score=score,
             presence=float(output.presence_scores.max()),
             candidates=(),
             changed=changed,
@@ -231,10 +229,18 @@ class Interaction(Drawer):
         """Longest side of a box of canonical voxels, in tiles of a canvas's level."""
         return float(((box[1] - box[0]) / self.lattice.step_vox(canvas.level) / self.lattice.tile_size).max())
 
-    def _is_local(self, drawing: Drawing, prompts: PromptSet, box_vox: Box) -> bool:
-        """Whether a new prompt corrects its surroundings and no longer says what the object as a whole is."""
-        is_click = bool((box_vox[1] - box_vox[0] <= 1).all())
-        return is_click and self._is_late(drawing, prompts)
+    def _reach_of_click(self, nearest: float, prompts: PromptSet, is_misread: bool) -> float:
+        """How far a click changes the mask that corrects its surroundings, and does not say what the object is.
+
+        Args:
+            nearest: level voxels from it to where it would have been right already.
+            prompts: all of them.
+            is_misread: it was taken for more than was meant.
+        """
+        if prompts.mask is not None:
+            return self.config.given_reach * max(nearest, self.config.given_distance)
+        least = self.config.misread_distance if is_misread else self.config.least_distance
+        return self.config.local_reach * max(nearest, least)
 
     def _is_late(self, drawing: Drawing, prompts: PromptSet) -> bool:
         """Whether the prompts before the newest tell what the object as a whole is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,23 @@ def test_a_late_click_and_one_after_a_box_change_what_lies_near_them(opening: st
     assert values["late"][0] < 0 < values["late"][1]
     assert values["early"][0] < 0
     assert values["early"][1] < 0
+
+
+@pytest.mark.parametrize("drop", [0.1, 0.4])
+def test_an_early_click_after_which_the_estimate_falls_far_changes_what_lies_near_it(drop: float) -> None:
+    settings = {"coarsen_beyond": 9.0, "refine_below": 0.0, "local_reach": 1.0, "rescale_clicks": 0}
+    middle = LATTICE.from_level(LATTICE.tile_low(TileKey(0, (4, 4, 4))) + 8.0, 0)
+    interaction, engine = make(tuple(middle), 5.0, **settings)
+    drawn = interaction.draw(0, (middle - 5, middle + 6), clicks(tuple(middle)), None)
+    engine.radii_vox = (2.0, 5.0, 5.0)
+    place, far = middle + (3, 0, 0), middle - (3, 0, 0)
+    prompts = clicks(tuple(middle), tuple(place), labels=[1, 0])
+    expected = interaction.correct(drawn, prompts, around(tuple(place)), includes=False).score
+    after = interaction.correct(replace(drawn, score=expected + drop), prompts, around(tuple(place)), includes=False)
+    logits = after.canvas.sample(np.zeros(3, int), np.array(LATTICE.shape))
+    near, beyond = (float(logits[tuple(np.rint(at).astype(int))]) for at in (place, far))
+    assert near < 0
+    assert (beyond > 0) == (drop > interaction.config.misread_drop)
 
 
 def test_an_object_that_shrank_is_drawn_finer() -> None:
