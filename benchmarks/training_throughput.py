@@ -67,9 +67,9 @@ def drawn_pool(config: PretrainConfig, size: int = 96) -> TrainingPool:
         labels = shape_labels(randomness, 1, size)
         image = paint(labels, randomness)[0].numpy()
         array, spacing = labels[0].numpy().astype(np.uint8), np.ones(3)
-        objects, extents = index_objects(array, spacing, randomness.host)
+        objects, boxes = index_objects(array, spacing, randomness.host)
         levels = build_pyramid(image, spacing, config.model.preprocessing)
-        volumes.append(TrainingVolume(str(number), "drawn", "none", levels, array, spacing, objects, extents))
+        volumes.append(TrainingVolume(str(number), "drawn", "none", levels, array, spacing, objects, boxes))
     return TrainingPool({"drawn": volumes}, {"drawn": 1.0})
 
 

@@ -63,10 +63,10 @@ def training_volume(seed: int) -> TrainingVolume:
     """A label map in a pose of its own."""
     labels = label_map(*pose(seed))
     spacing_mm = np.full(3, SPACING_MM)
-    objects, extents = index_objects(labels * (labels < TISSUE), spacing_mm, np.random.default_rng(seed))
+    objects, boxes = index_objects(labels * (labels < TISSUE), spacing_mm, np.random.default_rng(seed))
     return TrainingVolume(
         case=f"head{seed}", dataset="heads", modality="none", levels=(), labels=labels, spacing_mm=spacing_mm,
-        objects=objects, extents_mm=extents, names=NAMES, structures=structures_of(NAMES),
+        objects=objects, boxes_mm=boxes, names=NAMES, structures=structures_of(NAMES),
     )  # fmt: skip
 
 

@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other field, as YAML")
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="auto goes on where a run stopped")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    is_main = os.environ.get("RANK", "0") == "0"  # the other processes know nothing more but what goes wrong on them
+    logging.basicConfig(level=logging.INFO if is_main else logging.WARNING, format="%(asctime)s %(message)s")
     names = ("data_root", "out_dir", "stage", "init_from", "max_steps", "decay_start")
     overrides: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     for entry in arguments.set:

@@ -44,7 +44,7 @@ class DataConfig:
     """prepare: the store's folder; check: a JSON file for the whole report; export: a folder, or a URL such as
     s3://BUCKET/NAME"""
     workers: int = option(1, metavar="N")
-    """processes; a file that crashes one costs that case alone"""
+    """processes; a file that crashes one costs that case alone. export: threads, each with a case in memory"""
     verify: bool = False
     """prepare: read every file that is in the store already, instead of comparing sizes"""
     preprocessing: str = option("default", metavar="FILE")
@@ -163,7 +163,7 @@ def _export(config: DataConfig) -> int:
     started = time.monotonic()
     store = open_store(config.catalog[0])
     with _progress("exporting") as progress:
-        export_zarr(store, config.output, progress=progress)
+        export_zarr(store, config.output, workers=config.workers, progress=progress)
     print(f"{config.output}: {len(store)} cases exported, {time.monotonic() - started:.0f} s")
     return 0
 
@@ -225,5 +225,5 @@ COMMAND = Command(
   promptseg data check data/
   promptseg data check configs/catalogs/totalsegmentator.yaml --root /data/Totalsegmentator_dataset_v201 -o report.json
   promptseg data prepare data/kits/catalog.yaml data/amos/catalog.yaml -o store/ --workers 8
-  promptseg data export store/ -o s3://bucket/store.zarr""",
+  promptseg data export store/ -o s3://bucket/store.zarr --workers 16""",
 )

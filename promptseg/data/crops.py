@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +52,7 @@ class TrainingVolume:
         labels: (I, J, K) label values, or None.
         spacing_mm: (3,) of the labels and the finest level.
         objects: label value -> (V, 3) sampled foreground voxels.
-        extents_mm: label value -> largest side of the label's box.
+        boxes_mm: label value -> (2, 3) index-mm ends of the box of its voxels.
         names: label value -> name.
         structures: what can be asked for by name, or is certainly not there.
     """
@@ -63,7 +64,7 @@ class TrainingVolume:
     labels: np.ndarray | None
     spacing_mm: np.ndarray
     objects: dict[int, np.ndarray] = field(default_factory=dict)
-    extents_mm: dict[int, float] = field(default_factory=dict)
+    boxes_mm: dict[int, np.ndarray] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     structures: tuple[Structure, ...] = ()
 
@@ -71,6 +72,11 @@ class TrainingVolume:
     def shape(self) -> tuple[int, ...]:
         """Voxels along each axis."""
         return self.levels[0].image.shape if self.levels else self.labels.shape  # type: ignore[union-attr]
+
+    @cached_property
+    def extents_mm(self) -> dict[int, float]:
+        """Label value -> largest side of the label's box."""
+        return {value: float((high - low).max()) for value, (low, high) in self.boxes_mm.items()}
 
     @property
     def extent_mm(self) -> float:
@@ -107,14 +113,14 @@ def build_pyramid(image: np.ndarray, spacing_mm: np.ndarray, config: Preprocessi
 
 def index_objects(
     labels: np.ndarray, spacing_mm: np.ndarray, rng: np.random.Generator, min_voxels: int = 8, max_samples: int = 512
-) -> tuple[dict[int, np.ndarray], dict[int, float]]:
-    """Foreground samples and extent (mm) of each label value of at least ``min_voxels``."""
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """Foreground samples, and the box's ends (2, 3) in index-mm, of each label value of at least ``min_voxels``."""
     objects: dict[int, np.ndarray] = {}
-    extents: dict[int, float] = {}
+    boxes: dict[int, np.ndarray] = {}
     flat = labels.reshape(-1)
     where = np.flatnonzero(flat)
     if not len(where):
-        return objects, extents
+        return objects, boxes
     values = flat[where]
     order = np.argsort(values, kind="stable")
     where, values = where[order], values[order]
@@ -123,9 +129,9 @@ def index_objects(
         if len(members) < min_voxels:
             continue
         voxels = np.stack(np.unravel_index(members, labels.shape), axis=1)
-        extents[int(value)] = float(((voxels.max(0) - voxels.min(0) + 1) * spacing_mm).max())
+        boxes[int(value)] = np.stack([voxels.min(0), voxels.max(0) + 1]) * spacing_mm
         objects[int(value)] = voxels[rng.integers(0, len(voxels), max_samples)].astype(np.int16)
-    return objects, extents
+    return objects, boxes
 
 
 @dataclass(frozen=True)

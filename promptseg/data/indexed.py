@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy as np
+
 if TYPE_CHECKING:
     from .crops import TrainingVolume
     from .structures import Structure
@@ -24,6 +26,10 @@ class Indexed(Protocol):
 
     def structures_of(self, number: int) -> tuple[Structure, ...]:
         """What can be asked for by name in a volume, or is certainly not there."""
+        ...
+
+    def boxes_of(self, number: int) -> dict[int, np.ndarray]:
+        """Labels that can be drawn of a volume -> (2, 3) ends of the box of each, in mm."""
         ...
 
 

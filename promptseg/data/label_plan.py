@@ -99,6 +99,15 @@ class LabelPlan:
         voxels = ((foreground - np.array(self.low)) // np.array(self.step)).astype(np.int16)
         return {value: voxels[row[8] : row[9]] for value, row in zip(self.values, self.rows.tolist(), strict=True)}
 
+    def boxes_mm(self, spacing_mm: np.ndarray) -> dict[int, np.ndarray]:
+        """Ends (2, 3) of the box of each object, by the sampler's values, in mm from the case's first voxel.
+
+        Args:
+            spacing_mm: (3,) of the case.
+        """
+        ends = self.rows[:, 2:8].reshape(-1, 2, 3) * spacing_mm
+        return dict(zip(self.values, ends, strict=True))
+
     @property
     def values(self) -> tuple[int, ...]:
         """The sampler's values of the objects, in the order of their rows."""

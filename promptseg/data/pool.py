@@ -87,25 +87,26 @@ class TrainingPool:
         total = sum(self.weights[name] for name in groups)
         return TrainingPool(groups, {name: self.weights[name] / total for name in groups})
 
-    def some_volumes(self) -> Iterator[TrainingVolume]:
-        """Some evenly chosen volumes of each group, 200 to 400 of one that has as many: to tell what the pool is."""
-        for volumes, number in self._some_places():
-            yield volumes[number]
+    def some_outlines(self) -> Iterator[tuple[tuple[Structure, ...], Mapping[int, np.ndarray]]]:
+        """What some evenly chosen volumes of each group show, 200 to 400 of one that has as many: to tell what the pool
+        is. None of an index is opened.
 
-    def _some_places(self) -> Iterator[tuple[Sequence[TrainingVolume], int]]:
+        Returns:
+            Of each its structures, and the box (2, 3) in mm of each of its labels.
+        """
         for volumes in self.groups.values():
             for number in range(0, len(volumes), max(1, len(volumes) // MIN_VOLUMES_LOOKED_AT)):
-                yield volumes, number
+                if isinstance(volumes, Indexed):
+                    yield volumes.structures_of(number), volumes.boxes_of(number)
+                else:
+                    yield volumes[number].structures, volumes[number].boxes_mm
 
     @property
     def _kinds(self) -> list[tuple[tuple[Structure, ...], int]]:
-        """Structures of :meth:`some_volumes`, and how many have the very same; found once, without opening those of
-        an index."""
+        """Structures of :meth:`some_outlines`, and how many have the very same; found once."""
         if "_found_kinds" not in self.__dict__:
             found: dict[int, tuple[tuple[Structure, ...], int]] = {}
-            for volumes, number in self._some_places():
-                is_indexed = isinstance(volumes, Indexed)
-                structures = volumes.structures_of(number) if is_indexed else volumes[number].structures
+            for structures, _ in self.some_outlines():
                 found[id(structures)] = structures, found.get(id(structures), (structures, 0))[1] + 1
             self.__dict__["_found_kinds"] = list(found.values())
         return self.__dict__["_found_kinds"]
@@ -159,7 +160,7 @@ class TrainingPool:
 
     @property
     def _shown(self) -> frozenset[tuple[str, int, int]]:
-        """Structures that several of :meth:`some_volumes` label; found once."""
+        """Structures that several of :meth:`some_outlines` label; found once."""
         if "_shown_keys" not in self.__dict__:
             counts: Counter[tuple[str, int, int]] = Counter()
             for structures, number in self._kinds:

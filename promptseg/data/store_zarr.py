@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def export_zarr(
     options: dict[str, Any] | None = None,
     chunk_size: int = StoreConfig.chunk_size,
     shard_chunks: int = 4,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes a store as Zarr version 3.
@@ -71,6 +73,7 @@ def export_zarr(
         options: for fsspec.
         chunk_size: side of a chunk in voxels: what a crop reads at least.
         shard_chunks: side of a shard, one object of the object store, in chunks.
+        workers: threads, which hold a case each; an object store takes many cases at a time.
         progress: called with the number of cases done and of all cases.
 
     Raises:
@@ -80,12 +83,22 @@ def export_zarr(
     import_zarr()
     with open_target(address, store.source.address, options) as group:
         records = []
-        for done, case in enumerate(store, 1):
+
+        def write(case: StoreCase) -> str:
             if bad := case.damaged_files():
                 raise ValueError(f"{', '.join(bad)} of {case.key} in {store.source.address} is damaged: {_CURE}")
-            records.append(_write_case(group, case, chunk_size, shard_chunks))
-            if progress is not None:
-                progress(done, len(store))
+            return _write_case(group, case, chunk_size, shard_chunks)
+
+        with ThreadPoolExecutor(workers) as pool:
+            written = [pool.submit(write, case) for case in store]
+            try:
+                for done, future in enumerate(written, 1):
+                    records.append(future.result())
+                    if progress is not None:
+                        progress(done, len(store))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # cases that are not begun are not written
+                raise
         index = np.frombuffer("".join(records).encode(), dtype=np.uint8)
         _write_array(group, "index", index, (1 << 22,), None)
         description = {"format": FORMAT, "version": EXPORT_VERSION, "complete": True, "datasets": store.datasets}

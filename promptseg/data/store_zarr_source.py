@@ -16,6 +16,9 @@ from .store_source import MAX_OPEN_FILES, StoredArray
 
 METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 """Keys that Zarr looks for without a need of them; all others are chunks."""
+READING = {"s3": {"max_concurrency": 1}}
+"""Options for fsspec, by scheme. With more, s3fs asks how large an object is before it reads it: twice the requests
+for chunks of some 100 kB."""
 
 
 class ZarrSource:
@@ -157,6 +160,8 @@ def _damaged(what: str, error: Exception) -> ValueError:
 def _open_strictly(address: str, options: dict[str, Any] | None) -> Any:
     """The group at an address, where a chunk that is not there is an error."""
     zarr = import_zarr()
+    if chosen := READING.get(address.partition("://")[0].lower()):
+        options = {**chosen, **(options or {})}
     try:
         group = zarr.open_group(address, mode="r", storage_options=options)
     except FileNotFoundError as error:

@@ -14,7 +14,6 @@ from ..text import load_bank, load_index
 from ..text.laterality import BOTH, LEFT, NONE, RIGHT
 
 if TYPE_CHECKING:
-    from .crops import TrainingVolume
     from .pool import TrainingPool
 
 logger = logging.getLogger(__name__)
@@ -136,21 +135,20 @@ def _find(name: str) -> tuple[str, int, int] | None:
     return match.term.id, match.laterality, match.level
 
 
-def extent_mm(volume: TrainingVolume, structure: Structure) -> float:
-    """Largest side of a structure in a volume, from sampled voxels; 0 where it is not there."""
-    there = [value for value in structure.values if value in volume.objects]
+def extent_mm(structure: Structure, boxes_mm: Mapping[int, np.ndarray]) -> float:
+    """Largest side of a structure, from the box (2, 3) of each label of a volume; 0 where it is not there."""
+    there = [boxes_mm[value] for value in structure.values if value in boxes_mm]
     if not there:
         return 0.0
-    voxels = np.concatenate([volume.objects[value] for value in there]).astype(float)
-    box = float(((voxels.max(axis=0) - voxels.min(axis=0) + 1) * volume.spacing_mm).max())
-    return max(box, *(volume.extents_mm[value] for value in there))
+    ends = np.stack(there)
+    return float((ends[:, 1].max(axis=0) - ends[:, 0].min(axis=0)).max())
 
 
 def measure_terms(pool: TrainingPool) -> dict[str, tuple[float, int]]:
     """Names that a pool teaches -> median extent in millimetres, and the number of volumes measured that show it."""
     extents: dict[str, list[float]] = {}
-    for volume in pool.some_volumes():
-        for structure in volume.structures:
-            if structure.values and (extent := extent_mm(volume, structure)) > 0:
+    for structures, boxes_mm in pool.some_outlines():
+        for structure in structures:
+            if extent := extent_mm(structure, boxes_mm):
                 extents.setdefault(structure.name, []).append(extent)
     return {name: (float(np.median(values)), len(values)) for name, values in sorted(extents.items())}

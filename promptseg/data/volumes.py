@@ -101,6 +101,11 @@ class StoreVolumes(Sequence[TrainingVolume]):
         plan = _plan_of(self.cases[number])
         return _structures_of(self.cases[number], plan) if plan else ()
 
+    def boxes_of(self, number: int) -> dict[int, np.ndarray]:
+        """See :class:`~promptseg.data.indexed.Indexed`."""
+        plan = _plan_of(self.cases[number])
+        return plan.boxes_mm(self.cases[number].spacing_mm) if plan else {}
+
 
 def open_pool(
     store: Store | str | Path,
@@ -259,7 +264,6 @@ def _volume(
     if plan is None or foreground is None:
         return TrainingVolume(case.name, case.dataset, case.modality, levels, None, spacing_mm)
     new_values = dict(plan.renumbering)
-    sides_mm = ((plan.rows[:, 5:8] - plan.rows[:, 2:5]) * spacing_mm).max(axis=1, initial=0)
     return TrainingVolume(
         case=case.name,
         dataset=case.dataset,
@@ -268,7 +272,7 @@ def _volume(
         labels=labels,
         spacing_mm=spacing_mm * plan.step,
         objects=plan.objects(foreground),
-        extents_mm=dict(zip(plan.values, sides_mm.tolist(), strict=True)),
+        boxes_mm=plan.boxes_mm(spacing_mm),
         names={new_values.get(value, value): name for value, name in names.items()},
         structures=structures,
     )

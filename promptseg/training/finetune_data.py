@@ -157,7 +157,7 @@ def load_case(case: CasePaths, config: PreprocessingConfig) -> TrainingVolume:
         raise ValueError(f"{case.label} does not lie on the grid of {case.image}: {difference}; resample it onto it")
     values = np.ascontiguousarray(label.array)
     spacing = np.asarray(image.spacing_mm, dtype=np.float64)
-    objects, extents = index_objects(values, spacing, np.random.default_rng(0), min_voxels=1)
+    objects, boxes = index_objects(values, spacing, np.random.default_rng(0), min_voxels=1)
     objects = {v: found for v, found in objects.items() if len(np.unique(found, axis=0)) >= MIN_VOXELS}
     return TrainingVolume(
         case=case.name,
@@ -167,7 +167,7 @@ def load_case(case: CasePaths, config: PreprocessingConfig) -> TrainingVolume:
         labels=values,
         spacing_mm=spacing,
         objects=objects,
-        extents_mm=extents,
+        boxes_mm=boxes,
     )
 
 

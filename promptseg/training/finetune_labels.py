@@ -66,7 +66,7 @@ def choose_names(
         ValueError: if none of the names that the user states occurs.
     """
     learned = _values(training)
-    unlearned = {value for volume in (*training, *validation) for value in volume.extents_mm} - learned
+    unlearned = {value for volume in (*training, *validation) for value in volume.boxes_mm} - learned
     known = {value for value in names if value in learned}
     if names and not known:
         found = ", ".join(map(str, sorted(learned))) or "none"

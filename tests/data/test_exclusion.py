@@ -22,9 +22,9 @@ def _volume(case: str, names: dict[int, str]) -> TrainingVolume:
     labels = np.zeros((24, 24, 24), np.uint8)
     for number, value in enumerate(names):
         labels[8 * (number % 3) : 8 * (number % 3) + 8, :8, :8] = value
-    objects, extents = index_objects(labels, np.ones(3), np.random.default_rng(0))
+    objects, boxes = index_objects(labels, np.ones(3), np.random.default_rng(0))
     return TrainingVolume(
-        case, "set", "MR", (), labels, np.ones(3), objects, extents, names, structures_of(names)
+        case, "set", "MR", (), labels, np.ones(3), objects, boxes, names, structures_of(names)
     )  # fmt: skip
 
 

@@ -33,8 +33,8 @@ def make_volume(
     spacing = np.array([1.0, 1.0, 2.0])
     image = labels * 10.0 + np.random.default_rng(0).normal(0, 1, labels.shape)
     levels = build_pyramid(image, spacing, PREPROCESSING) if has_image else ()
-    objects, extents = index_objects(labels, spacing, np.random.default_rng(0))
-    return TrainingVolume(dataset, dataset, modality, levels, labels, spacing, objects, extents)
+    objects, boxes = index_objects(labels, spacing, np.random.default_rng(0))
+    return TrainingVolume(dataset, dataset, modality, levels, labels, spacing, objects, boxes)
 
 
 def make_pool(**weights: float) -> TrainingPool:
@@ -101,8 +101,8 @@ def test_tissue_is_painted_and_never_an_object_nor_a_guest_of_another_map():
     config = dataclasses.replace(CONFIG, merge_share=1.0, objects_per_crop=2)
     targets = choose_targets(CountedLabels.of(labels), 1, np.random.default_rng(0), config)
     assert len(targets) == 2 and (labels[targets.any(axis=0)] == 1).all()
-    objects, extents = index_objects(labels * (labels < TISSUE), np.ones(3), np.random.default_rng(0))
-    volume = TrainingVolume("maps", "maps", "MR", (), labels, np.ones(3), objects, extents)
+    objects, boxes = index_objects(labels * (labels < TISSUE), np.ones(3), np.random.default_rng(0))
+    volume = TrainingVolume("maps", "maps", "MR", (), labels, np.ones(3), objects, boxes)
     pool = TrainingPool({"maps": [volume]}, {"maps": 1.0})
     crop = labels[2:18, 2:18, 2:18]
     joined = [_recombine(crop, pool, Randomness((key,)), config) for key in range(4)]

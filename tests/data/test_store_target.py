@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from promptseg.data import Store, StoreConfig, prepare
+from promptseg.data.store_reader import StoreCase
 from promptseg.data.store_zarr import export_zarr, open_zarr_store
 
 from .conftest import describe, phantom, save_nifti
@@ -98,6 +99,27 @@ def test_an_earlier_export_is_replaced(store: Store, tmp_path: Path) -> None:
     assert [case.key for case in open_zarr_store(tmp_path / "zarr")] == ["blobs/b"]
     assert not (tmp_path / "zarr/cases/blobs/a").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "store", "zarr"], "nothing is left beside it"
+
+
+def test_an_export_by_several_threads_is_the_same(store: Store, tmp_path: Path) -> None:
+    export_zarr(store, tmp_path / "one")
+    export_zarr(store, tmp_path / "several", workers=3)
+    assert content(tmp_path / "several") == content(tmp_path / "one")
+
+
+def test_an_export_that_fails_does_not_go_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def fail(group: object, case: StoreCase, *_: int) -> str:
+        begun.append(case.name)
+        raise ValueError(f"{case.name} cannot be written")
+
+    monkeypatch.setattr("promptseg.data.store_zarr._write_case", fail)
+    many = Store.from_parts(store.datasets, [store["blobs/a"].line] + 200 * [store["blobs/b"].line], store.source)
+    with pytest.raises(ValueError, match="a cannot be written"):
+        export_zarr(many, tmp_path / "zarr", workers=2)
+    assert len(begun) < 100
+    assert not (tmp_path / "zarr").exists()
 
 
 def test_an_interrupted_export_leaves_the_earlier_one(store: Store, tmp_path: Path) -> None:

@@ -68,9 +68,9 @@ def test_words_are_the_name_half_of_the_time_else_a_synonym():
 
 
 def _volume(labels: np.ndarray, spacing: tuple[float, float, float]) -> TrainingVolume:
-    objects, extents = index_objects(labels, np.array(spacing), np.random.default_rng(0))
+    objects, boxes = index_objects(labels, np.array(spacing), np.random.default_rng(0))
     return TrainingVolume(
-        "case", "set", "MR", (), labels, np.array(spacing), objects, extents, structures=structures_of(HEAD)
+        "case", "set", "MR", (), labels, np.array(spacing), objects, boxes, structures=structures_of(HEAD)
     )
 
 
@@ -80,9 +80,9 @@ def test_the_extent_of_a_union_reaches_over_its_parts():
     labels[34:38, 5:9, 5:9] = 2
     volume = _volume(labels, (2.0, 1.0, 1.0))
     found = _by_name(volume.structures)
-    assert extent_mm(volume, found["left hippocampus"]) == 8
-    assert extent_mm(volume, found["hippocampus"]) == 72
-    assert extent_mm(volume, found["brainstem"]) == 0
+    assert extent_mm(found["left hippocampus"], volume.boxes_mm) == 8
+    assert extent_mm(found["hippocampus"], volume.boxes_mm) == 72
+    assert extent_mm(found["brainstem"], volume.boxes_mm) == 0
 
 
 def test_terms_that_no_case_shows_are_not_taught():

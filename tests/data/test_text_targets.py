@@ -41,9 +41,9 @@ def _crop() -> CountedLabels:
 
 def _volume(names: dict[int, str] = NAMES) -> TrainingVolume:
     labels, spacing = _labels(), np.ones(3)
-    objects, extents = index_objects(labels, spacing, np.random.default_rng(0))
+    objects, boxes = index_objects(labels, spacing, np.random.default_rng(0))
     levels = build_pyramid(labels * 10.0, spacing, PreprocessingConfig())
-    return TrainingVolume("case", "set", "CT", levels, labels, spacing, objects, extents, names, structures_of(names))
+    return TrainingVolume("case", "set", "CT", levels, labels, spacing, objects, boxes, names, structures_of(names))
 
 
 def _draw(primary: int, seed: int, **changes: object) -> tuple[np.ndarray, Words]:

@@ -18,6 +18,7 @@ from promptseg.data.sample_stream import SampleStream
 from promptseg.data.sampler import SamplerConfig, draw_geometry, draw_sample
 from promptseg.data.store_views import StoredImage, StoredLabels, renumber
 from promptseg.data.store_zarr import export_zarr
+from promptseg.data.structures import measure_terms
 from promptseg.data.volumes import StoreVolumes, load_volume, open_pool, open_volume
 from promptseg.preprocessing import PreprocessingConfig
 
@@ -295,7 +296,7 @@ def test_a_store_knows_its_images_with_labels_without_opening_them(tmp_path: Pat
         assert all(labelled.draw(rng, temperature)[1] is not None for _ in range(20))
 
 
-def test_what_draws_look_up_is_made_of_the_index_before_loaders_start(data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_starts_a_run_is_made_of_the_index_before_loaders_start(data, monkeypatch: pytest.MonkeyPatch) -> None:
     _, store = data
     weights = {"organs": 0.6, "maps": 0.2, "spine": 0.2}
     expected = open_pool(store, weights, PREPROCESSING)
@@ -306,6 +307,7 @@ def test_what_draws_look_up_is_made_of_the_index_before_loaders_start(data, monk
         patch.setattr("promptseg.data.volumes.open_volume", lambda *_: pytest.fail("a case was opened"))
         config = replace(SAMPLER, temperature=2.0)
         stream = SampleStream(pool, 0, _sixteen, config, PREPROCESSING, real_from=1)
+        assert measure_terms(pool) == measure_terms(expected) == measure_terms(pools(data)[0]) != {}
     loaded = pickle.loads(pickle.dumps(stream))
     for made in ("balance.BalancedObjects.of", "exclusion.Exclusion.__init__", "exclusion.Exclusion.elsewhere"):
         monkeypatch.setattr(f"promptseg.data.{made}", lambda *_: pytest.fail("a loader made a table"))
@@ -324,3 +326,5 @@ def test_a_pool_in_a_store_knows_of_each_case_what_opening_it_would_tell(data) -
         opened = open_volume(case, PREPROCESSING)
         assert volumes.holds(number) == (opened.modality, tuple(opened.objects))  # type: ignore[attr-defined]
         assert volumes.structures_of(number) == opened.structures  # type: ignore[attr-defined]
+        boxes_mm = volumes.boxes_of(number)  # type: ignore[attr-defined]
+        assert {v: ends.tolist() for v, ends in boxes_mm.items()} == {v: e.tolist() for v, e in opened.boxes_mm.items()}
