@@ -1,4 +1,4 @@
-"""Pictures of a segmentation: three orthogonal slices with mask, contours and clicks, in true proportions."""
+"""Pictures of a segmentation: three orthogonal slices with mask, contours, clicks and boxes, in true proportions."""
 
 from __future__ import annotations
 
@@ -74,6 +74,24 @@ class _View:
     """Left, right, top, bottom."""
 
 
+@dataclass(frozen=True)
+class _Plane:
+    """A slice as drawn: its view, (width, height) in pixels, the volume's canonical shape, and which voxel it cuts."""
+
+    view: _View
+    size: tuple[int, int]
+    shape: tuple[int, ...]
+    position: int
+
+    def place(self, voxel: np.ndarray) -> tuple[float, float]:
+        """Pixels from the left and from the top of a canonical voxel's centre."""
+        x, y = (
+            (voxel[axis] + 0.5) / self.shape[axis] * pixels
+            for axis, pixels in zip((self.view.across, self.view.up), self.size, strict=True)
+        )
+        return self.size[0] - x if self.view.is_mirrored else x, self.size[1] - y
+
+
 def _views(convention: str) -> tuple[_View, ...]:
     mirrored = convention == "radiological"
     left, right = ("R", "L") if mirrored else ("L", "R")
@@ -92,6 +110,7 @@ def render_overlay(
     centre: Any = None,
     legend: Sequence[str] = (),
     config: RenderConfig | None = None,
+    boxes: Any = None,
 ) -> Image:
     """Draws an axial, a coronal and a sagittal slice side by side.
 
@@ -104,6 +123,7 @@ def render_overlay(
             else that of the image.
         legend: names of the mask's values 1, 2, ..., drawn below in as many rows as they need.
         config: size and convention.
+        boxes: (N, 2, 3) boxes that were given, from a voxel to the one after the last; drawn on slices through them.
 
     Returns:
         An RGB picture. All slices have one scale, in millimetres.
@@ -123,6 +143,8 @@ def render_overlay(
     image = volume.canonical_array
     drawn_mask = None if mask is None else volume.to_canonical_array(mask)
     clicks_vox = volume.to_canonical_points(clicks) if len(clicks) else clicks
+    ends = np.zeros((0, 2, 3)) if boxes is None else np.asarray(boxes, dtype=float).reshape(-1, 2, 3)
+    boxes_vox = [volume.to_canonical_box(low, high) for low, high in ends]
     at = _centre(volume, drawn_mask, clicks_vox, signs, centre)
     spacing_mm = np.asarray(volume.canonical_spacing_mm, dtype=float)
     size_mm = np.array(image.shape) * spacing_mm
@@ -136,16 +158,21 @@ def render_overlay(
     rise = max(config.height - 2 * gap - footer, config.height // 2)
     pixels_per_mm = min(room / across_mm, rise / up_mm)
     panels = []
-    low, high = intensity_window(image)
+    black, white = intensity_window(image)
     for view in views:
         grey = _slice(image, view, at)
-        grey = np.clip((grey.astype(np.float64) - low) / (high - low), 0, 1)
+        grey = np.clip((grey.astype(np.float64) - black) / (white - black), 0, 1)
         values = None if drawn_mask is None else _slice(drawn_mask, view, at)
         shape = [max(1, round(size_mm[a] * pixels_per_mm)) for a in (view.across, view.up)]
         panel = _panel(grey, values, (shape[0], shape[1]), config.tint)
-        _draw_clicks(
-            ImageDraw.Draw(panel), view, panel.size, at, clicks_vox, signs, image.shape, spacing_mm, config.near_mm
-        )
+        plane = _Plane(view, panel.size, image.shape, int(at[view.axis]))
+        draw = ImageDraw.Draw(panel)
+        for low, high in boxes_vox:
+            if low[view.axis] <= plane.position < high[view.axis]:
+                corners = np.sort([plane.place(low - 0.5), plane.place(high - 0.5)], axis=0)
+                draw.rectangle([*corners[0], *corners[1]], outline=INCLUDED, width=2)
+        for click, sign in zip(clicks_vox, signs, strict=True):
+            _draw_click(draw, plane, click, bool(sign), config.near_mm / spacing_mm[view.axis])
         panels.append(panel)
 
     width = max([sum(p.width for p in panels) + gap * (len(panels) + 1), *(name.right for name in names)])
@@ -253,30 +280,19 @@ def _outline(inside: np.ndarray) -> np.ndarray:
     return inside & ~core[2:-2, 2:-2]
 
 
-def _draw_clicks(
-    draw: ImageDraw,
-    view: _View,
-    size: tuple[int, int],
-    at: np.ndarray,
-    clicks_vox: np.ndarray,
-    signs: np.ndarray,
-    shape: tuple[int, ...],
-    spacing_mm: np.ndarray,
-    near_mm: float,
-) -> None:
-    for click, sign in zip(clicks_vox, signs, strict=True):
-        distance_vox = abs(click[view.axis] - at[view.axis])
-        if distance_vox > 0.5 and distance_vox * spacing_mm[view.axis] > near_mm:
-            continue
-        x = (click[view.across] + 0.5) / shape[view.across] * size[0]
-        x = size[0] - x if view.is_mirrored else x
-        y = size[1] - (click[view.up] + 0.5) / shape[view.up] * size[1]
-        colour, radius = INCLUDED if sign else EXCLUDED, 5
-        circle = (x - radius, y - radius, x + radius, y + radius)
-        draw.ellipse(circle, fill=colour if distance_vox <= 0.5 else None, outline=colour, width=2)
-        draw.line((x - 2, y, x + 2, y), fill=BACKGROUND if distance_vox <= 0.5 else colour)
-        if sign:
-            draw.line((x, y - 2, x, y + 2), fill=BACKGROUND if distance_vox <= 0.5 else colour)
+def _draw_click(draw: ImageDraw, plane: _Plane, click: np.ndarray, is_included: bool, near_vox: float) -> None:
+    """A filled circle for a click on the slice, a ring for one near it."""
+    distance_vox = abs(click[plane.view.axis] - plane.position)
+    is_here = distance_vox <= 0.5
+    if not is_here and distance_vox > near_vox:
+        return
+    x, y = plane.place(click)
+    colour, radius = INCLUDED if is_included else EXCLUDED, 5
+    circle = (x - radius, y - radius, x + radius, y + radius)
+    draw.ellipse(circle, fill=colour if is_here else None, outline=colour, width=2)
+    draw.line((x - 2, y, x + 2, y), fill=BACKGROUND if is_here else colour)
+    if is_included:
+        draw.line((x, y - 2, x, y + 2), fill=BACKGROUND if is_here else colour)
 
 
 def _draw_letters(draw: ImageDraw, view: _View, box: tuple[int, int, int, int]) -> None:

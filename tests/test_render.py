@@ -20,6 +20,8 @@ from promptseg.render import (
 )
 from promptseg.volume import Volume
 
+from .conftest import make_affine
+
 FLAT = RenderConfig(tint=1.0, near_mm=0.0)
 
 
@@ -113,6 +115,24 @@ def test_clicks_are_drawn_where_they_are() -> None:
     assert axial[:, 0].mean() > panel / 2  # i = 10 is to the left, so on the picture's right
     in_axial_only = render_overlay(volume, None, points[:1] + points[2:], [1, 0], config=FLAT)
     assert not len([x for x, _ in coloured(in_axial_only, EXCLUDED) if x < panel])
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "PSL"])
+def test_boxes_are_drawn_around_what_they_hold(orientation: str) -> None:
+    """On the slices through them, and on no other."""
+    volume = Volume.from_image(noise((40, 40, 40)), affine=make_affine(orientation))
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[10:20, 5:15, 24:36] = 1
+    box = [(10, 5, 24), (20, 15, 36)]
+    picture = render_overlay(volume, mask, boxes=box, config=FLAT)
+    frame, inside = coloured(picture, INCLUDED), coloured(render_overlay(volume, mask, config=FLAT), COLOURS[0])
+    panel = picture.width / 3
+    for number in range(3):
+        of_frame, of_mask = (xy[np.digitize(xy[:, 0], [panel, 2 * panel]) == number] for xy in (frame, inside))
+        np.testing.assert_allclose(of_frame.min(axis=0), of_mask.min(axis=0), atol=2)
+        np.testing.assert_allclose(of_frame.max(axis=0), of_mask.max(axis=0), atol=2)
+    beside = render_overlay(volume, mask, centre=(5, 10, 30), boxes=box, config=FLAT)
+    assert len(coloured(beside, INCLUDED)) < len(frame)
 
 
 def test_labels_have_their_colours_and_legend() -> None:

@@ -218,8 +218,10 @@ def draw(config: SegmentConfig, prediction: Prediction) -> None:
     if config.space != "voxel" and len(clicks):
         clicks = volume.world_to_voxel(clicks, space=config.space)
     labels = [1] * len(config.point) + [0] * len(config.negative)
+    canonical = [volume.to_canonical_box(b[:3], b[3:], config.space) for b in config.box]
+    boxes = [volume.from_canonical_box(low, high) for low, high in canonical]
     assert config.overlay is not None
-    save_picture(render_overlay(volume, prediction.mask, clicks, labels), config.overlay)
+    save_picture(render_overlay(volume, prediction.mask, clicks, labels, boxes=boxes), config.overlay)
 
 
 COMMAND = Command(
