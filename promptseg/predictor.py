@@ -165,7 +165,8 @@ class Predictor(AdapterMethods):
         """Chooses the image that prompts refer to. Nothing is encoded until it is needed.
 
         Args:
-            image: path, (I, J, K) numpy array or torch tensor, nibabel image, SimpleITK image, or Volume.
+            image: path of a file or of a DICOM series' folder, (I, J, K) numpy array or torch tensor, nibabel image,
+                SimpleITK image, or Volume.
             affine: (4, 4) voxel to RAS mm; only for arrays and tensors.
             spacing: (3,) voxel size in mm; only for arrays and tensors without an affine.
 

@@ -21,7 +21,7 @@ class InfoConfig:
     """Describes a 3D image: grid, orientation, intensities, guessed modality and the zoom levels it is read at."""
 
     image: str = option(metavar="IMAGE", is_positional=True)
-    """image file"""
+    """image file, or the folder of a DICOM series"""
     model: str = option(DEFAULT_MODEL, metavar="NAME")
     """weights whose tiles are listed: a name that promptseg doctor lists, or a folder"""
     json: bool = False

@@ -34,7 +34,7 @@ class SegmentConfig:
     """
 
     image: str = option(metavar="IMAGE", is_positional=True)
-    """image to segment: .nii, .nii.gz, or (with the extra promptseg[itk]) .nrrd, .mha, .mhd"""
+    """image to segment: .nii, .nii.gz, or (with the extra promptseg[itk]) .nrrd, .mha, .mhd, a DICOM folder"""
     output: str = option(short="-o", metavar="OUT")
     """where to write the mask: uint8, 1 in the object (of several: label values); the suffix chooses the format"""
     point: tuple[Coordinates, ...] = option((), metavar="I,J,K", is_repeatable=True)
@@ -231,7 +231,7 @@ COMMAND = Command(
   promptseg segment ct.nii.gz --point 86,47,100 -o liver.nii.gz --overlay liver.png
   promptseg segment ct.nii.gz --point 92,51,100 --negative 64,54,98 -o liver.nii.gz
   promptseg segment mr.nii.gz --box 20,30,10,60,70,40 --mask earlier.nii.gz -o tumour.nii.gz
-  promptseg segment ct.nii.gz --space lps --point -80.0,-152.3,394.3 -o liver.nii.gz
+  promptseg segment dicom-series/ --space lps --point -80.0,-152.3,394.3 -o liver.nii.gz
   promptseg segment ct.nii.gz --text liver --text "left kidney" -o labels.nii.gz
   promptseg segment mr.nii.gz --adapter hippocampus --all -o labels.nii.gz""",
 )

@@ -30,17 +30,22 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
 
     Args:
         path: NIfTI-1 or NIfTI-2 (``.nii``, ``.nii.gz``), or any file that SimpleITK reads (``.nrrd``, ``.mha``,
-            ``.mhd``; needs the extra ``promptseg[itk]``).
+            ``.mhd``; needs the extra ``promptseg[itk]``), or a DICOM series: its folder, or one of its files.
 
     Returns:
         The image in the file's own orientation, as nibabel indexes it. Integers stay integers; a scale factor in the
         header (scl_slope) is applied and makes them float32.
 
     Raises:
-        ValueError: if the file is missing, a folder, damaged, not an image, or not 3D; the message says what to do.
+        ValueError: if the file is missing, damaged, not an image, or not 3D, or a folder holds none or several; the
+            message says what to do.
         ImportError: if the format needs SimpleITK and that is not installed.
     """
     path = Path(path)
+    if path.is_dir():
+        from .dicom import read_dicom_folder
+
+        return read_dicom_folder(path)
     _check_readable(path)
     if path.name.lower().endswith(NIBABEL_SUFFIXES):
         from .nifti import read_with_nibabel
@@ -95,11 +100,6 @@ def write_volume(
 
 def _check_readable(path: Path) -> None:
     """Says what is wrong with a path before a reader does so in its own words."""
-    if path.is_dir():
-        raise ValueError(
-            f"{path}: is a folder, expected an image file such as {path / 'image.nii.gz'}; "
-            "dcm2niix makes one of a folder of DICOM slices"
-        )
     if path.is_symlink() and not path.exists():  # as where git-annex or DataLad has not fetched a file
         raise ValueError(f"{path}: is a link to {os.readlink(path)}, which is not there; fetch it, or correct the link")
     if not path.exists():

@@ -63,23 +63,31 @@ class ItkGeometry:
         return affine
 
 
-def read_with_itk(path: Path) -> Volume:
+def read_with_itk(path: Path, *, whole_series: bool = True) -> Volume:
     """Reads a file; see :func:`promptseg.io.read_volume`.
+
+    Args:
+        path: of the file.
+        whole_series: of a slice of DICOM read the others, too, that lie in its folder.
 
     Raises:
         ValueError: if SimpleITK cannot read it, or it is not a 3D image of real numbers.
         ImportError: if SimpleITK is not installed.
     """
-    sitk = _import_simpleitk(path)
+    sitk = import_simpleitk(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
         _check_pixels(reader, str(path))
+        if whole_series and reader.GetSize()[2] == 1 and reader.HasMetaDataKey(DICOM_CLASS):
+            from .dicom import read_series_of
+
+            return read_series_of(path)
         image = reader.Execute()
     except RuntimeError as error:
         raise ValueError(
-            f"{path}: is not a 3D image, or is damaged ({_line(error)}); open it in a viewer, copy it again, or "
+            f"{path}: is not a 3D image, or is damaged ({last_line(error)}); open it in a viewer, copy it again, or "
             "convert it to .nii.gz"
         ) from error
     return volume_from_itk(image, str(path))
@@ -98,8 +106,7 @@ def volume_from_itk(image: Any, source: str) -> Volume:
     is_known = _places_axes(image)
     if image.GetSize()[2] == 1 and image.HasMetaDataKey(DICOM_CLASS):
         logger.warning(
-            "%s: is one slice of DICOM, read without the others and as %g mm thick; make a 3D image of the whole "
-            "series, as with dcm2niix",
+            "%s: is the only slice of its DICOM series here, taken as %g mm thick; copy the others beside it",
             source,
             geometry.spacing[2],
         )
@@ -151,7 +158,7 @@ def write_with_itk(
         ImportError: if SimpleITK is not installed.
         OSError: if writing failed.
     """
-    sitk = _import_simpleitk(path)
+    sitk = import_simpleitk(path)
     geometry = _reference_geometry(reference)
     if geometry is None or not np.array_equal(geometry.affine, affine):
         geometry = ItkGeometry.from_affine(affine)
@@ -163,7 +170,7 @@ def write_with_itk(
         sitk.WriteImage(image, str(path), useCompression=True)
         written = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise OSError(f"SimpleITK failed: {_line(error)}; is the disk full?") from error
+        raise OSError(f"SimpleITK failed: {last_line(error)}; is the disk full?") from error
     if not np.array_equal(sitk.GetArrayViewFromImage(written).T, array):
         raise OSError("SimpleITK wrote other voxels than it was given; is the disk full?")
     corners = np.stack(np.meshgrid(*[[0, n - 1] for n in array.shape], [1], indexing="ij"), axis=-1).reshape(-1, 4)
@@ -192,7 +199,12 @@ def _reference_geometry(reference: Any) -> ItkGeometry | None:
     return ItkGeometry.of(reader) if reader.GetDimension() >= 3 else None
 
 
-def _import_simpleitk(path: Path) -> Any:
+def import_simpleitk(path: Path) -> Any:
+    """The package SimpleITK.
+
+    Raises:
+        ImportError: if it is not installed, for the file that needs it.
+    """
     try:
         import SimpleITK
     except ImportError as error:
@@ -202,7 +214,7 @@ def _import_simpleitk(path: Path) -> Any:
     return SimpleITK
 
 
-def _line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """ITK's message without file, line and address."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200]

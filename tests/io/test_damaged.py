@@ -75,7 +75,7 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_and_a_link_to_nothing_name_the_cure(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is a folder, expected an image file .* dcm2niix"):
+    with pytest.raises(ValueError, match="is a folder without DICOM images, expected an image file .*image.nii.gz"):
         read_volume(tmp_path)
     link = tmp_path / "image.nii.gz"
     try:

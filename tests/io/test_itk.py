@@ -148,7 +148,7 @@ def test_one_slice_of_dicom_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptu
     sitk.WriteImage(image, str(tmp_path / "frames.dcm"))
     sitk.WriteImage(image[:, :, :1], str(tmp_path / "thin.nrrd"))
     assert np.array_equal(read_volume(tmp_path / "slice").array, voxels[:, :, :1])
-    assert "slice: is one slice of DICOM, read without the others and as 1 mm thick; make a 3D image" in caplog.text
+    assert "slice: is the only slice of its DICOM series here, taken as 1 mm thick; copy" in caplog.text
     caplog.clear()
     assert np.array_equal(read_volume(tmp_path / "frames.dcm").array, voxels)
     assert read_volume(tmp_path / "thin.nrrd").shape == (6, 5, 1)
