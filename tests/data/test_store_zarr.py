@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,6 +172,32 @@ def test_any_kind_of_store_is_opened_by_its_address(stores: tuple[Store, Store, 
     ):
         with pytest.raises(ValueError, match=message):
             open_store(address)
+
+
+def test_s3_is_asked_once_for_each_chunk(stores: tuple[Store, Store, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """s3fs asks for the size of an object first where it may read its parts at once."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    given: list[dict[str, object]] = []
+
+    class Bucket(MemoryFileSystem):
+        protocol, store, pseudo_dirs, cachable = "s3", {}, [""], False
+
+        def __init__(self, **options: object) -> None:
+            given.append(options)
+            super().__init__()
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return super()._strip_protocol(path.replace("s3://", "memory://"))
+
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "s3", Bucket)  # as if s3fs were installed
+    export_zarr(stores[0], "s3://bucket/store")
+    given.clear()
+    opened = open_store("s3://bucket/store")
+    np.testing.assert_array_equal(opened["blobs/a"].read(), stores[0]["blobs/a"].read())
+    assert all(options.get("max_concurrency") == 1 for options in given)
+    assert given
 
 
 def test_an_address_without_a_store_is_refused(tmp_path: Path) -> None:
