@@ -16,7 +16,7 @@ import numpy as np
 
 from ..volume import Volume
 from ..volume_checks import warn_of_strange_extent
-from .itk import import_simpleitk, last_line, read_with_itk
+from .itk import check_pixels, import_simpleitk, last_line, read_with_itk
 
 DESCRIPTION, MODALITY = "0008|103e", "0008|0060"
 POSITION, ORIENTATION, SLOPE, INTERCEPT = "0020|0032", "0020|0037", "0028|1053", "0028|1052"
@@ -100,8 +100,7 @@ def _read(files: list[Path], source: str) -> Volume:
             f"{source}: its slices cannot be read as one image ({last_line(error)}); copy the series again, or convert "
             f"it with {CONVERTER}"
         ) from error
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(f"{source}: is in colour; give the series that it was made from")
+    check_pixels(image, source)
     first, last = slices[0], slices[-1]
     lps = np.eye(4)
     lps[:3, :2] = (first.axes * first.spacing[:, None]).T

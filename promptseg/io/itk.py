@@ -79,7 +79,7 @@ def read_with_itk(path: Path, *, whole_series: bool = True) -> Volume:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        _check_pixels(reader, str(path))
+        check_pixels(reader, str(path))
         if whole_series and reader.GetSize()[2] == 1 and reader.HasMetaDataKey(DICOM_CLASS):
             from .dicom import read_series_of
 
@@ -101,7 +101,7 @@ def volume_from_itk(image: Any, source: str) -> Volume:
     """
     import SimpleITK as sitk
 
-    _check_pixels(image, source)
+    check_pixels(image, source)
     geometry = ItkGeometry.of(image)
     is_known = _places_axes(image)
     if image.GetSize()[2] == 1 and image.HasMetaDataKey(DICOM_CLASS):
@@ -128,7 +128,7 @@ def _places_axes(image: Any) -> bool:
     return reader not in WITHOUT_DIRECTIONS and (not codes or any(code.strip() != "0" for code in codes))
 
 
-def _check_pixels(image: Any, source: str) -> None:
+def check_pixels(image: Any, source: str) -> None:
     """Refuses other than 3D scalar images; takes a SimpleITK image or a reader that has read the header."""
     size = tuple(image.GetSize())
     if len(size) < 3:
