@@ -21,6 +21,7 @@ import numpy as np
 
 from promptseg import Predictor
 from promptseg.data import load_catalog
+from promptseg.data.catalog_loader import find_catalogs
 from promptseg.data.label_maps import read_labels
 from promptseg.data.reading import read_grid
 from promptseg.evaluation.click_policy import next_click
@@ -68,7 +69,7 @@ class Answers:
 def objects_of(root: Path, count: int, per_case: int, seed: int) -> Iterator[CalibrationObject]:
     """Some objects of ``count`` training cases of each data set."""
     rng = np.random.default_rng(seed)
-    for path in sorted(root.glob("*/dataset.json")):
+    for path in find_catalogs(root):
         catalog = load_catalog(path)
         cases = [c for c in catalog.cases() if c.fold == "train" and c.image is not None and c.labels]
         for number in rng.permutation(len(cases))[:count]:
@@ -171,7 +172,7 @@ def main() -> None:
     """Measures, fits and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path, help="checkpoint folder")
-    parser.add_argument("--data-root", required=True, type=Path, help="folder of data sets with a dataset.json each")
+    parser.add_argument("--data-root", required=True, type=Path, help="folder of data sets, each with a catalog.yaml or a dataset.json")
     parser.add_argument("--cases", type=int, default=12, help="training cases of each data set")
     parser.add_argument("--objects", type=int, default=4, help="objects of each case")
     parser.add_argument("--clicks", type=int, default=6, help="clicks on each object")

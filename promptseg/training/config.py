@@ -81,6 +81,9 @@ class PretrainConfig:
     """Data set (``name`` or ``name:modality``) -> sampling weight."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Sizes and preprocessing of the model."""
+    untrained_layers: tuple[Literal["follow_edges", "walk_from_clicks"], ...] = ("follow_edges", "walk_from_clicks")
+    """Layers of the model with nothing to learn that the weights of the stages ``prompted`` and ``words`` are written
+    with, though the run, its validation too, is spared their cost; they help on anatomy that was not trained on."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """How crops are drawn."""
     prompts: PromptSimulatorConfig = field(default_factory=PromptSimulatorConfig)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..models.atlas import AtlasConfig
 from ..models.config import TextTerm
 from ..models.image_encoder import ImageEncoder
 from ..models.inflate import PLAIN_MODELS, inflate_sam, inflate_transformer
@@ -80,20 +82,42 @@ def _timm_model(init_from: str) -> nn.Module:
         ) from error
 
 
-def earlier_terms(init_from: str, exported: Path | None = None) -> tuple[TextTerm, ...]:
-    """Terms that the weights a run starts from were trained to find by name.
+@dataclass(frozen=True)
+class Inheritance:
+    """What weights hold that a run which starts from them does not train, and hands on to those it writes.
+
+    Attributes:
+        terms: that they were trained to find by name.
+        atlases: of label maps.
+        tensors: of the atlases, by their names in the weights.
+    """
+
+    terms: tuple[TextTerm, ...] = ()
+    atlases: tuple[AtlasConfig, ...] = ()
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def inherit(init_from: str, exported: Path | None = None) -> Inheritance:
+    """What the weights that a run starts from hand on.
 
     Args:
         init_from: see :class:`~promptseg.training.config.PretrainConfig`.
-        exported: folder of the weights that a run to be resumed has written, whose terms include the earlier ones. They
-            are preferred: what the run started from may be gone by then. None for a new run.
+        exported: folder of the weights that a run to be resumed has written, which hold what was handed on, and more
+            terms. They are preferred: what the run started from may be gone by then. None for a new run.
 
     Raises:
         ValueError: if there are weights to start from and neither they nor the exported ones are found.
     """
     if not init_from or init_from.startswith((TIMM_PREFIX, SAM_PREFIX)):
-        return ()
+        return Inheritance()
     # A run that was killed in its first save has exported nothing.
     folder = exported if exported and (exported / CONFIG_NAME).is_file() else resolve(init_from)
     content = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    return tuple(TextTerm(**term) for term in content.get("model", content).get("text_terms", ()))
+    model = content.get("model", content)
+    atlases = tuple(AtlasConfig(**atlas) for atlas in model.get("atlases", ()))
+    tensors = read_tensors(folder / WEIGHTS_NAME) if atlases else {}
+    return Inheritance(
+        tuple(TextTerm(**term) for term in model.get("text_terms", ())),
+        atlases,
+        {k: v for k, v in tensors.items() if k.startswith(ATLAS_PREFIX)},
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from ..models.layers import NormRelu
 from ..models.mask_decoder import MaskDecoder
 from .config import PretrainConfig
 from .distributed import Process
-from .initialisation import earlier_terms, initialise
+from .initialisation import Inheritance, inherit, initialise
 from .masked_autoencoder import MaskedAutoencoder
 from .prompted import PromptedTraining, WordTraining
 from .reading import read_pool, with_terms
@@ -37,6 +38,7 @@ class Stage:
         stream: micro-batches by number.
         prepare: (batch, step, index) -> the batch on the device, complete.
         described: the model's configuration as it is exported, with the terms that the data teach.
+        handed_on: tensors that are exported beside the trained ones, as the first weights had them.
     """
 
     module: nn.Module
@@ -44,6 +46,7 @@ class Stage:
     stream: Dataset[dict[str, Tensor]]
     prepare: Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
     described: ModelConfig
+    handed_on: dict[str, Tensor]
 
 
 def make_stage(config: PretrainConfig, process: Process, is_new: bool = True) -> Stage:
@@ -94,11 +97,14 @@ def make_stage(config: PretrainConfig, process: Process, is_new: bool = True) ->
         randomness = Randomness((config.seed, step, index, 3), process.device)
         return finish_batch(moved, randomness, config.sampler, config.model.preprocessing)
 
-    described = config.model
-    if config.stage != "mae" and (config.sampler.text_share or config.stage == "words"):
-        exported = None if is_new else Path(config.out_dir) / "weights"
-        described = with_terms(config.model, pool, earlier_terms(config.init_from, exported))
-    return Stage(module, model, stream, prepare, described)
+    described, inherited = config.model, Inheritance()
+    if config.stage != "mae":
+        described = dataclasses.replace(described, **dict.fromkeys(config.untrained_layers, True))
+        if config.sampler.text_share or config.stage == "words":
+            inherited = inherit(config.init_from, None if is_new else Path(config.out_dir) / "weights")
+            described = with_terms(described, pool, inherited.terms)
+            described = dataclasses.replace(described, atlases=inherited.atlases)
+    return Stage(module, model, stream, prepare, described, inherited.tensors)
 
 
 def compile_passes(module: nn.Module, backend: str = "inductor") -> None:

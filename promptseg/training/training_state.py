@@ -134,6 +134,7 @@ class TrainingState:
         from ..safe_loading import replacing, save_tensors
 
         tensors = {k: whole(v).float().contiguous() for k, v in self.average.tensors.items()}
+        tensors |= self.stage.handed_on
         entries = {"model": self.stage.described.to_dict(), "stage": self.config.stage, "step": self.step}
 
         def write() -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from promptseg.models import PromptableModel, TextTerm
-from promptseg.training.initialisation import earlier_terms, initialise
+from promptseg.models.atlas import AtlasConfig
+from promptseg.training.initialisation import inherit, initialise
 from promptseg.training.loop import setup
 
 WIDTH, HEADS = 24, 2
@@ -42,20 +43,37 @@ def test_a_run_that_starts_from_a_sam_file_takes_a_step_and_resumes(make_config,
     assert setup(config).step == 1
 
 
-def test_a_resumed_run_needs_no_first_weights_and_keeps_their_terms(make_config, tmp_path):
-    lung = TextTerm("lung", 300.0, 2)
+def test_a_resumed_run_needs_no_first_weights_and_keeps_their_terms_and_atlas(make_config, tmp_path):
+    lung, atlas = TextTerm("lung", 300.0, 2), AtlasConfig("chests", ("lung",), (3, 2, 2), (0.0, 0.0, 0.0), 8.0)
     model = make_config().model
-    first = PromptableModel(dataclasses.replace(model, text_terms=(lung,), text_encoder="of the bank"))
+    described = dataclasses.replace(model, text_terms=(lung,), text_encoder="of the bank", atlases=(atlas,))
+    first = PromptableModel(described)
+    shares = first.get_buffer("atlases.0.shares").random_(0, 255).clone()
     first.save_pretrained(tmp_path / "first")
     config = make_config(init_from=str(tmp_path / "first"), model=model)
     trainer = setup(config)
     described = trainer.stage.described
-    assert lung in described.text_terms
+    assert lung in described.text_terms and described.atlases == (atlas,)
     trainer.save()
     shutil.rmtree(tmp_path / "first")
-    assert setup(config).stage.described == described
+    resumed = setup(config)
+    assert resumed.stage.described == described
+    resumed.save()
+    written = PromptableModel.from_pretrained(Path(config.out_dir) / "weights").get_buffer("atlases.0.shares")
+    assert written.dtype == torch.uint8 and torch.equal(written, shares)
     with pytest.raises(ValueError, match="unknown checkpoint"):
-        earlier_terms(config.init_from, tmp_path / "nothing exported")
+        inherit(config.init_from, tmp_path / "nothing exported")
+
+
+@pytest.mark.parametrize("layers", [("follow_edges", "walk_from_clicks"), ("follow_edges",), ()])
+def test_weights_are_written_with_layers_that_the_run_is_not_trained_through(make_config, layers):
+    assert make_config().untrained_layers == ("follow_edges", "walk_from_clicks")
+    trainer = setup(make_config(untrained_layers=layers))
+    decoder = trainer.model.get_submodule("mask_decoder")
+    assert not decoder.follows_edges and not decoder.walks_from_clicks
+    trainer.save()
+    written = PromptableModel.from_pretrained(Path(trainer.config.out_dir) / "weights").config
+    assert [written.follow_edges, written.walk_from_clicks] == ["follow_edges" in layers, "walk_from_clicks" in layers]
 
 
 def test_weights_of_timm_that_cannot_be_had_are_an_error_that_says_what_to_do(make_config, monkeypatch):

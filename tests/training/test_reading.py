@@ -15,7 +15,7 @@ from promptseg.data.pool import TrainingPool
 from promptseg.data.store_case import StoreConfig
 from promptseg.data.store_zarr import export_zarr
 from promptseg.models import ModelConfig, PromptableModel, TextTerm
-from promptseg.training.initialisation import earlier_terms
+from promptseg.training.initialisation import inherit
 from promptseg.training.loop import setup
 from promptseg.training.reading import read_pool, with_terms
 
@@ -74,7 +74,7 @@ def test_a_store_gives_the_structures_of_its_catalog(make_config, organs, tmp_pa
         ("spleen", 8.0, 1),
     ]
     assert loaded.config.text_encoder
-    assert earlier_terms(str(Path(config.out_dir) / "weights")) == loaded.config.text_terms
+    assert inherit(str(Path(config.out_dir) / "weights")).terms == loaded.config.text_terms
 
 
 @pytest.mark.parametrize("address", ["{}/zarr", "memory://bucket/zarr"])
