@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from promptseg import Predictor
-from promptseg.data import load_catalog
-from promptseg.data.catalog_loader import find_catalogs
+from promptseg.data.catalog_loader import find_catalogs, load_catalog
 from promptseg.data.label_maps import read_labels
 from promptseg.data.reading import read_grid
 from promptseg.evaluation.click_policy import next_click
@@ -172,7 +171,7 @@ def main() -> None:
     """Measures, fits and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path, help="checkpoint folder")
-    parser.add_argument("--data-root", required=True, type=Path, help="folder of data sets, each with a catalog.yaml or a dataset.json")
+    parser.add_argument("--data-root", required=True, type=Path, help="folder of data sets with a catalog each")
     parser.add_argument("--cases", type=int, default=12, help="training cases of each data set")
     parser.add_argument("--objects", type=int, default=4, help="objects of each case")
     parser.add_argument("--clicks", type=int, default=6, help="clicks on each object")
