@@ -66,6 +66,9 @@ class ModelConfig:
     """Standard deviation of a click's ball, in units of the tile's mean spacing (so isotropic in mm)."""
     intensity_evidence: bool = False
     """Hand the decoder where the intensities under a prompt occur and what they connect to."""
+    point_features: bool = False
+    """Hand the decoder what the encoder sees where the points lie, and where else it sees the like: see
+    :mod:`.point_features`."""
     follow_edges: bool = False
     """Smooth the logits of each mask as far as the tile's intensities have no edge: see :mod:`.edges`."""
     walk_from_clicks: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, repeat
@@ -25,6 +25,7 @@ from .layers import (
     space_to_depth,
     to_channels_last,
 )
+from .point_features import NUM_LIKENESS_MAPS, PointFeatures
 from .prompt_encoder import NUM_DENSE_MAPS, EncodedPrompts
 from .walker import vote
 
@@ -108,9 +109,11 @@ class MaskDecoder(nn.Module):
         self.skip_projs = nn.ModuleList(Pointwise(s, c) for s, c in zip(skips, channels, strict=True))
         self.has_evidence, self.follows_edges = config.intensity_evidence, config.follow_edges
         self.walks_from_clicks = config.walk_from_clicks
+        self.point_features = PointFeatures(config) if config.point_features else None
         num_sides = NUM_SIDES if self.has_evidence else 0
-        # Of a cell of 2x2x2 voxels: each voxel's maps, intensity and similarity, and the cell's connectedness.
-        self.prompt_stem = Pointwise(8 * (NUM_DENSE_MAPS + 1 + num_sides) + num_sides, channels[0])
+        num_likeness = NUM_LIKENESS_MAPS if config.point_features else 0
+        # Of a cell of 2x2x2 voxels: each voxel's maps, intensity and similarity; the cell's connectedness and likeness.
+        self.prompt_stem = Pointwise(8 * (NUM_DENSE_MAPS + 1 + num_sides) + num_sides + num_likeness, channels[0])
         self.downs = nn.ModuleList(
             Conv3d(low, high, kernel_size=2, stride=2) for low, high in zip(channels, (*channels[1:], dim), strict=True)
         )
@@ -158,7 +161,12 @@ class MaskDecoder(nn.Module):
             evidence = gather_evidence(image_embedding.image, prompts.dense_prompts, self.passes["spread"])
         dense = rearrange(prompts.dense_prompts, "b p k d h w -> (b p) k d h w")
         dense = dense.to(compute_dtype(image_embedding.tokens))
-        pyramid = self._prompted_pyramid(image_embedding, dense, evidence)
+        likeness = None
+        if self.point_features is not None:
+            of_points, likeness = self.point_features(image_embedding, prompts.points, prompts.labels)
+            points, others = prompts.sparse_prompts.tensor_split([of_points.shape[2]], dim=2)
+            prompts = replace(prompts, sparse_prompts=torch.cat([points + of_points, others], dim=2))
+        pyramid = self._prompted_pyramid(image_embedding, dense, evidence, likeness)
         tokens, image = self._attend(image_embedding, image_position_codes, prompts, pyramid[3])
         features = self._draw(pyramid, image)  # (B P, C, D/2, H/2, W/2)
         num_masks = 1 + self.num_candidates if multimask else 1
@@ -203,6 +211,8 @@ class MaskDecoder(nn.Module):
         """
         if self.prompt_context is not None:
             nn.init.zeros_(self.prompt_context.weight)
+        if self.point_features is not None:
+            self.point_features.init_output()
         for weights in self.mask_weights:
             assert isinstance(weights, Mlp)
             nn.init.constant_(weights.fc2.bias[-1:], -2.0)
@@ -212,11 +222,15 @@ class MaskDecoder(nn.Module):
                 cells.copy_(cells[:1].expand_as(cells))
 
     def _prompted_pyramid(
-        self, embedding: ImageEmbedding, maps: Tensor, evidence: tuple[Tensor, Tensor] | None
+        self,
+        embedding: ImageEmbedding,
+        maps: Tensor,
+        evidence: tuple[Tensor, Tensor] | None,
+        likeness: Tensor | None,
     ) -> list[Tensor]:
         """Image and prompt maps (B P, K, D, H, W) together at strides 2, 4, 8 and 16; each (B P, C, ...)."""
         num_objects = len(maps) // len(embedding.image)
-        cells = self.passes["cells"](maps, embedding.image, evidence)
+        cells = self.passes["cells"](maps, embedding.image, evidence, likeness)
         skips = [
             proj(skip).repeat_interleave(num_objects, dim=0)
             for proj, skip in zip(self.skip_projs, embedding.skips, strict=True)
@@ -309,14 +323,22 @@ class MaskDecoder(nn.Module):
         return self.iou_head(stacked)[..., 0]
 
 
-def _cells(maps: Tensor, image: Tensor, evidence: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Prompt maps (B P, K, D, H, W), image (B, 1, D, H, W) and evidence of cells of 2x2x2 voxels: (B P, C, D/2, ..)."""
+def _cells(maps: Tensor, image: Tensor, evidence: tuple[Tensor, Tensor] | None, likeness: Tensor | None) -> Tensor:
+    """What is known of cells of 2x2x2 voxels: (B P, C, D/2, H/2, W/2).
+
+    Args:
+        maps: (B P, K, D, H, W) of prompts.
+        image: (B, 1, D, H, W).
+        evidence: (B P, S, D, H, W) of voxels, and (B P, S, D/2, H/2, W/2) of cells.
+        likeness: (B P, L, D/2, H/2, W/2) to what was clicked.
+    """
     image = image.to(maps.dtype).repeat_interleave(len(maps) // len(image), dim=0)
-    if evidence is None:
-        return space_to_depth(torch.cat([maps, image], dim=1))
-    alike, joined = evidence
-    cells = space_to_depth(torch.cat([maps, image, alike.to(maps.dtype)], dim=1))
-    parts = [part.permute(0, 2, 3, 4, 1) for part in (cells, joined.to(cells.dtype))]
+    of_voxels = [maps, image] if evidence is None else [maps, image, evidence[0].to(maps.dtype)]
+    of_cells = [part for part in (None if evidence is None else evidence[1], likeness) if part is not None]
+    cells = space_to_depth(torch.cat(of_voxels, dim=1))
+    if not of_cells:
+        return cells
+    parts = [part.to(cells.dtype).permute(0, 2, 3, 4, 1) for part in (cells, *of_cells)]
     return torch.cat(parts, dim=-1).permute(0, 4, 1, 2, 3)  # channels innermost, as they are read
 
 

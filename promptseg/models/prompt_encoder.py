@@ -67,16 +67,20 @@ class EncodedPrompts:
     """Prompts as the decoder takes them.
 
     Attributes:
-        sparse_prompts: (B, P, N, C) tokens.
+        sparse_prompts: (B, P, N, C) tokens, those of points first.
         sparse_is_present: (B, P, N) bool.
         dense_prompts: (B, P, 4, D, H, W) maps.
         num_points: (B, P) int: points on each object or beside it, those of strokes too.
+        points: (B, P, n, 3) in the tiles' voxels.
+        labels: (B, P, n) of them, see :class:`PromptBatch`.
     """
 
     sparse_prompts: Tensor
     sparse_is_present: Tensor
     dense_prompts: Tensor
     num_points: Tensor
+    points: Tensor
+    labels: Tensor
 
 
 class PromptEncoder(nn.Module):
@@ -136,8 +140,14 @@ class PromptEncoder(nn.Module):
                 text_present = torch.ones(prompts.text.shape[:3], dtype=torch.bool, device=prompts.text.device)
             present.append(text_present)
         dense = self.dense_maps(prompts, grid_shape, spacing_mm)
-        num_points = (prompts.labels != ABSENT).sum(dim=2)
-        return EncodedPrompts(torch.cat(sparse, dim=2), torch.cat(present, dim=2), dense, num_points)
+        return EncodedPrompts(
+            torch.cat(sparse, dim=2),
+            torch.cat(present, dim=2),
+            dense,
+            (prompts.labels != ABSENT).sum(dim=2),
+            prompts.points,
+            prompts.labels,
+        )
 
     def embed_text(self, prompts: PromptBatch) -> Tensor:
         """Words as tokens (B, P, W, C): projection of the embedding plus learned laterality and level."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from .image_encoder import ImageEmbedding
 from .mask_decoder import DecoderOutput
-from .prompt_encoder import EncodedPrompts, PromptBatch
+from .prompt_encoder import PromptBatch
 from .promptable_model import PromptableModel
 
 
@@ -42,11 +44,12 @@ def decode_with_tokens(
     tokens = tokens.expand(batch, *tokens.shape[-3:]).to(encoded.sparse_prompts)
     present = torch.ones(batch, num_objects, dtype=torch.bool, device=tokens.device)
     present = present if tokens_are_present is None else tokens_are_present
-    joined = EncodedPrompts(
-        torch.cat([encoded.sparse_prompts, tokens], dim=2),
-        torch.cat([encoded.sparse_is_present, present[..., None].expand(-1, -1, tokens.shape[2])], dim=2),
-        encoded.dense_prompts,
-        encoded.num_points,
+    joined = replace(
+        encoded,
+        sparse_prompts=torch.cat([encoded.sparse_prompts, tokens], dim=2),
+        sparse_is_present=torch.cat(
+            [encoded.sparse_is_present, present[..., None].expand(-1, -1, tokens.shape[2])], dim=2
+        ),
     )
     are_words = present[..., None].expand(batch, num_objects, tokens.shape[2])
     return model.decode_encoded(embedding, joined, multimask, tokens, are_words)

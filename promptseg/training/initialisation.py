@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ..models.atlas import AtlasConfig
@@ -19,10 +20,12 @@ from ..safe_loading import load_into, read_tensors
 logger = logging.getLogger(__name__)
 TIMM_PREFIX, SAM_PREFIX = "timm:", "sam2d:"
 ENCODER_PREFIX, WORD_HEAD_PREFIX, ATLAS_PREFIX = "image_encoder.", "word_head.", "atlases."
+POINT_FEATURES_PREFIX, PROMPT_STEM = "mask_decoder.point_features.", "mask_decoder.prompt_stem.weight"
 
 
 def initialise(model: nn.Module, init_from: str, stage: str) -> None:
-    """Gives a model its first weights. What a word head has and earlier weights have not starts anew.
+    """Gives a model its first weights. Parts that earlier ones lack start anew: of a word head, and features of points,
+    which change no answer until they are trained.
 
     Args:
         model: a promptable model, or a masked autoencoder; changed in place.
@@ -48,9 +51,15 @@ def initialise(model: nn.Module, init_from: str, stage: str) -> None:
     tensors = read_tensors(folder / WEIGHTS_NAME)
     written_by = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("stage", "prompted")
     if (written_by == "mae") == (stage == "mae"):
-        new = {k: v for k, v in model.state_dict().items() if k.startswith(WORD_HEAD_PREFIX) and k not in tensors}
+        prefixes = (WORD_HEAD_PREFIX, POINT_FEATURES_PREFIX)
+        new = {k: v for k, v in model.state_dict().items() if k.startswith(prefixes) and k not in tensors}
+        if any(k.startswith(POINT_FEATURES_PREFIX) for k in new):  # weights of 0 read them
+            stem = torch.zeros_like(model.get_parameter(PROMPT_STEM))
+            stem[:, : tensors[PROMPT_STEM].shape[1]] = tensors[PROMPT_STEM]
+            tensors = {**tensors, PROMPT_STEM: stem}
         if new:
-            logger.info("%s has no %s: they start anew", folder, ", ".join(new))
+            parts = sorted({k.removesuffix(".weight").removesuffix(".bias") for k in new})
+            logger.info("%s has no %s: they start anew", folder, ", ".join(parts))
         kept = {k: v for k, v in tensors.items() if not k.startswith(ATLAS_PREFIX)}  # of label maps, and not trained
         load_into(model, {**kept, **new}, str(folder))
     else:

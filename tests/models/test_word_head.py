@@ -38,7 +38,9 @@ def test_a_hint_fills_the_mask_of_named_objects_that_have_none():
     dense[0, 1, 3, 4:9] = 0.7
     hint = WordHint(torch.full((1, 3, 4, 4, 4), 2.0), torch.zeros(1, 3))
     sparse, present = torch.zeros(1, 3, 1, 8), torch.ones(1, 3, 1, dtype=torch.bool)
-    encoded = EncodedPrompts(sparse, present, dense, torch.zeros(1, 3, dtype=torch.long))
+    encoded = EncodedPrompts(
+        sparse, present, dense, torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 3, 0, 3), torch.zeros(1, 3, 0)
+    )
     filled = with_hint(encoded, hint, torch.tensor([[True, True, False]])).dense_prompts
     assert torch.allclose(filled[0, 0, 3], torch.tensor(2.0 / 2).tanh())
     assert torch.equal(filled[0, 1:], dense[0, 1:]), "a mask is kept, and a nameless object gets none"
