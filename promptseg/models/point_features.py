@@ -98,8 +98,9 @@ def read_at_points(maps: Tensor, points: Tensor, stride: int) -> Tensor:
     Returns:
         (B, P, N, C) float32.
     """
-    cells = torch.tensor(maps.shape[2:], dtype=torch.float32, device=points.device)
-    place = (points.float() + 0.5) / stride / cells * 2 - 1  # -1 to 1 from border to border
-    grid = place.flip(-1)[:, :, :, None]  # (B, P, N, 1, 3), the last axis first
+    lengths = [stride * cells for cells in maps.shape[2:]]
+    # From -1 at one border to 1 at the other; the last axis comes first.
+    place = [(points[..., axis].float() + 0.5) * (2 / lengths[axis]) - 1 for axis in (2, 1, 0)]
+    grid = torch.stack(place, dim=-1)[:, :, :, None]  # (B, P, N, 1, 3)
     found = F.grid_sample(maps.float(), grid, padding_mode="border", align_corners=False)
     return rearrange(found, "b c p n 1 -> b p n c")
