@@ -23,6 +23,7 @@ _SHARES = (
     "scribble_share",
     "lasso_share",
     "mask_share",
+    "mask_alone_share",
     "deepest_share",
     "mask_dropout",
     "astray_share",
@@ -46,7 +47,9 @@ class PromptSimulatorConfig:
     lasso_share: float = 0.05
     """Probability that a round's correction is a lasso."""
     mask_share: float = 0.22
-    """Probability that an episode opens with a coarse or corrupted mask beside its click."""
+    """Probability that an episode opens with a coarse or corrupted mask, alone or beside a click."""
+    mask_alone_share: float = 0.25
+    """Share of those masks that are given alone: what is drawn a level finer, in a tile without clicks, has no more."""
     deepest_share: float = 0.35
     """Probability that a click is the deepest point of the error; else drawn with weight by depth."""
     mask_dropout: float = 0.0

@@ -21,8 +21,8 @@ from .losses import UNKNOWN_LOGIT, dice_score, iou, score_masks
 
 PRESENCE_WEIGHT, TEXT_PRESENCE_WEIGHT = 0.1, 0.5
 """Weights of the presence loss, for objects without and with a name."""
-BOX_ALONE_SHARE, MASK_ALONE_SHARE = 0.7, 0.25
-"""Share of the boxes, and of the masks, that open an episode without a click beside them."""
+BOX_ALONE_SHARE = 0.7
+"""Share of the boxes that open an episode without a click beside them."""
 
 
 @dataclass
@@ -123,7 +123,7 @@ def open_episode(
     has_box = opening < config.box_share
     has_mask = ~has_box & (opening < config.box_share + config.mask_share)
     has_stroke = ~has_box & ~has_mask & (stroke < config.scribble_share + config.lasso_share)
-    is_alone = (has_box & (company < BOX_ALONE_SHARE)) | (has_mask & (company < MASK_ALONE_SHARE))
+    is_alone = (has_box & (company < BOX_ALONE_SHARE)) | (has_mask & (company < config.mask_alone_share))
     state.labels = torch.where(_on(is_alone, target)[:, None], ABSENT, labels)
     if has_box.any():
         state.boxes = draw_boxes(target, randomness, config)[:, None]

@@ -56,6 +56,15 @@ def test_corrections_are_asked_for_without_the_mask_as_often_as_said_and_always_
     assert state.mask_is_present.all()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_masks_open_an_episode_alone_as_often_as_said(share):
+    config = PromptSimulatorConfig(box_share=0, mask_share=1, mask_alone_share=share)
+    state = open_episode(balls(64), Randomness((1,)), config)
+    assert state.mask_is_present is not None and state.mask_is_present.all()
+    count = int((state.labels < 0).all(dim=1).sum())
+    assert count == 64 * share if share in (0, 1) else 16 < count < 48
+
+
 def test_an_episode_repeats_under_its_key_and_without_randomness(make_config):
     torch.manual_seed(0)
     model = PromptableModel(make_config().model).eval()
