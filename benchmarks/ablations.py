@@ -47,7 +47,7 @@ from promptseg.training.validation import ValidationConfig, Validator
 logger = logging.getLogger(__name__)
 VARIANTS = (
     "ours", "no synthesis", "synthesis throughout", "label maps and supervoxels throughout",
-    "no full-resolution refinement", "peer architecture", "masked autoencoder first", "features at points",
+    "no full-resolution refinement", "peer architecture", "masked autoencoder first", "no features at points",
 )  # fmt: skip
 """``ours`` draws shapes, paintings and supervoxels in the first half of the steps, and real images with their labels in
 the second; ``no synthesis`` these alone from the first step on."""
@@ -125,8 +125,8 @@ def run_variant(
         if variant != "synthesis throughout":
             without = dataclasses.replace(config.sampler, synthetic_share=0.0, painted_share=0.0)
             config = dataclasses.replace(config, sampler=without)
-    elif variant == "features at points":
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, point_features=True))
+    elif variant == "no features at points":
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, point_features=False))
     model = make_model(variant, config).to(process.device)
     if variant == "masked autoencoder first":
         autoencoder = MaskedAutoencoder(model.get_submodule("image_encoder"), config.model, config.mae, config.seed)  # type: ignore[arg-type]

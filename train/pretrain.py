@@ -30,7 +30,13 @@ def main() -> None:
     parser.add_argument("--init-from", help="weights to start from; overrides the file")
     parser.add_argument("--max-steps", type=int, help="overrides the file")
     parser.add_argument("--decay-start", type=int, help="overrides the file")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other field, as YAML")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field, as YAML, such as num_workers=8 or sampler.text_share=0",
+    )
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="auto goes on where a run stopped")
     arguments = parser.parse_args()
     is_main = os.environ.get("RANK", "0") == "0"  # the other processes know nothing more but what goes wrong on them

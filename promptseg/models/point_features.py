@@ -41,7 +41,7 @@ class PointFeatures(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels)
         self.mlp = Mlp(sum(channels), config.embed_dim, config.embed_dim)
         self.projs = nn.ModuleList(Pointwise(c, NUM_FEATURES) for c in config.stem_channels)
-        self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
+        self.sharpness = nn.Parameter(torch.tensor([SHARPNESS]))  # sharded training takes no scalars
 
     def init_output(self) -> None:
         """Starts with nothing to add to a token."""

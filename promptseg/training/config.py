@@ -235,11 +235,29 @@ class PretrainConfig:
 
     @classmethod
     def from_file(cls, path: str | Path, **overrides: Any) -> PretrainConfig:
-        """Reads a YAML file; ``overrides`` replace top-level fields.
+        """Reads a YAML file.
+
+        Args:
+            path: of the file.
+            overrides: fields to replace, those of a group by their dotted names (``sampler.text_share``); None for
+                none.
 
         Raises:
             ValueError: for a file that cannot be read, an unknown field, a value that is not what its field expects, or
                 a contradiction.
         """
         values = read_fields(path)
-        return build(cls, {**values, **{k: v for k, v in overrides.items() if v is not None}}, str(path))
+        for name, value in overrides.items():
+            if value is None:
+                continue
+            *groups, field_name = name.split(".")
+            place = values
+            for number, group in enumerate(groups, start=1):
+                place[group] = place.get(group) or {}
+                place = place[group]
+                if not isinstance(place, dict):
+                    raise ValueError(
+                        f"{path}: {name}={value}: {'.'.join(groups[:number])} is one value, not a group of fields"
+                    )
+            place[field_name] = value
+        return build(cls, values, str(path))

@@ -27,6 +27,7 @@ TINY_MODEL = {
     "num_heads": 2,
     "decoder_depth": 1,
     "decoder_channels": (8, 8, 8),
+    "point_features": True,
 }
 
 

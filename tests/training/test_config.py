@@ -38,6 +38,20 @@ def test_overrides_replace_fields_and_none_leaves_them():
     assert (recipe.max_steps, recipe.data_root, recipe.num_workers) == (5000, "data", 3)
 
 
+def test_overrides_replace_one_field_of_a_group_by_its_dotted_name():
+    path = CONFIGS / "pretrain_tiny.yaml"
+    before = PretrainConfig.from_file(path)
+    changes = {"sampler.text_share": 0, "model.point_features": True, "validation.every": 7}
+    recipe = PretrainConfig.from_file(path, **changes)
+    assert recipe.sampler == dataclasses.replace(before.sampler, text_share=0.0)
+    assert recipe.model == dataclasses.replace(before.model, point_features=True)
+    assert recipe.validation.every == 7  # of a group that the file leaves out
+    with pytest.raises(ValueError, match=r"max_steps\.x=1: max_steps is one value, not a group"):
+        PretrainConfig.from_file(path, **{"max_steps.x": 1})
+    with pytest.raises(ValueError, match=r"sampler\.text_shares"):
+        PretrainConfig.from_file(path, **{"sampler.text_shares": 1})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
