@@ -60,6 +60,10 @@ class PointFeatures(nn.Module):
             included point that is most like it, as cosine and as 1 for the same that falls to 0, then likewise to the
             excluded ones; zeros for a side without points. Cost linear in points times cells.
         """
+        if not points.shape[2]:  # a box or a mask alone
+            shape = (len(embedding.image) * points.shape[1], NUM_LIKENESS_MAPS, *embedding.skips[0].shape[2:])
+            tokens = self.mlp.fc2.weight.new_zeros(*points.shape[:3], self.mlp.fc2.out_features)
+            return tokens, points.new_zeros(shape)
         maps = (*embedding.skips, embedding.tokens)
         found = [
             norm(read_at_points(m, points, stride).to(self.mlp.fc1.weight.dtype))

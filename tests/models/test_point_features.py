@@ -78,6 +78,20 @@ def test_a_side_without_points_and_an_absent_point_say_nothing(features, embeddi
     assert not likeness[0, 2:].any() and not likeness[1].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_box_without_points_is_answered_as_one_beside_a_point_that_is_absent(make_model, dtype):
+    model = make_model(point_features=True, intensity_evidence=True).to(dtype)
+    torch.nn.init.normal_(model.mask_decoder.point_features.mlp.fc2.weight)
+    image = model.encode_image(torch.rand(2, 1, 32, 32, 32), torch.ones(2, 3))
+    box = torch.tensor([4.0, 4, 4, 20, 20, 20]).expand(2, 1, 1, 6)
+    outputs = [
+        model.decode(image, PromptBatch(torch.zeros(2, 1, n, 3), torch.full((2, 1, n), -1), boxes=box), False)
+        for n in (0, 1)
+    ]
+    assert outputs[0].mask_logits.dtype == outputs[1].mask_logits.dtype
+    assert torch.allclose(outputs[0].mask_logits, outputs[1].mask_logits, atol=1e-5 if dtype == torch.float32 else 0.1)
+
+
 def test_the_most_alike_of_several_points_counts_and_objects_are_apart(features, embedding):
     marks = [(LOW, 1), (HIGH, 1)], [(HIGH, 0), (HIGH, 0)]
     _, likeness = features(embedding, *_marks(*marks))
