@@ -4,6 +4,7 @@ from __future__ import annotations
 
 EXTRAS: dict[str, dict[str, str]] = {
     "itk": {"SimpleITK": "SimpleITK"},
+    "dicom": {"SimpleITK": "SimpleITK", "highdicom": "highdicom"},
     "data": {"blosc2": "blosc2", "scipy": "scipy", "SimpleITK": "SimpleITK", "zarr": "zarr"},
     "finetune": {"peft": "peft"},
     "evaluation": {

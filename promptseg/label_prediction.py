@@ -92,10 +92,14 @@ class LabelPrediction:
         return prediction_of(self.volume, self._signature, state, calibration=self._calibration)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the label map with the image's own affine; returns the path."""
-        from .io import write_volume
+        """Writes the label map with the image's own affine, or as DICOM segmentation; returns the path.
 
-        return write_volume(path, self.labels, self.volume.affine, reference=self.volume)
+        See :func:`promptseg.io.write_labels`; in a segmentation, those that were not found are left out and the others
+        numbered from 1.
+        """
+        from .io import write_labels
+
+        return write_labels(path, self.labels, self.volume, self.names, is_automatic=True)
 
     def table(self) -> list[dict[str, Any]]:
         """One row per structure: ``value``, ``name``, ``volume_ml``, ``score``, ``presence``, ``found`` and ``shown``.

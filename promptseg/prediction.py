@@ -154,17 +154,24 @@ class Prediction:
         return self._on_grid(drawn.with_clicks(prompts.points, prompts.labels, shape))
 
     def save(self, path: str | Path) -> Path:
-        """Writes the mask as uint8 with the image's own affine.
+        """Writes the mask as uint8 with the image's own affine, or as DICOM segmentation.
 
         Args:
-            path: ``.nii``, ``.nii.gz``, or another format that SimpleITK writes.
+            path: ``.nii``, ``.nii.gz``, or another format that SimpleITK writes; ``.dcm``, of an image that was read
+                from a DICOM series, for a segmentation that refers to it.
 
         Returns:
             The path written; the file appears there only when it is complete.
-        """
-        from .io import write_volume
 
-        return write_volume(path, self.mask, self.volume.affine, reference=self.volume)
+        Raises:
+            ValueError: for a name that cannot be written; see :func:`promptseg.io.write_labels`.
+        """
+        from .io import write_labels
+
+        prompts = self.logits_lowres.state.prompts
+        is_pointed = bool(len(prompts.points) or prompts.boxes or prompts.strokes or prompts.mask is not None)
+        names = {} if self.name is None else {1: self.name}
+        return write_labels(path, self.mask, self.volume, names, is_automatic=not is_pointed)
 
 
 def prediction_of(

@@ -31,7 +31,8 @@ class Volume:
         array: (I, J, K), dtype as the user gave it; memory is shared with the user's array where it can be.
         affine: (4, 4) float64, native voxel indices to RAS millimetres; read-only.
         source: the file it came from, or its kind in angle brackets.
-        header: NIfTI header or ITK geometry it came with, so that results can repeat it bit for bit.
+        header: NIfTI header or ITK geometry it came with, so that results can repeat it bit for bit; or the files of
+            a DICOM series, so that they can refer to them.
         is_orientation_known: whether the affine says where left and right are. Where it does not, as for a file whose
             header has no valid transform or an array of which only the spacing is known, they are guessed.
         nonfinite_count: voxels that were NaN or infinite and hold the smallest finite value now.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ def read_mask(path: str, volume: Volume, value: int | None = None) -> np.ndarray
     Args:
         path: of the mask.
         volume: the image.
-        value: which voxels belong to the object; None for all that are not 0, where they have one value.
+        value: which voxels belong to the object, or which segment of a DICOM segmentation; None for all that are not
+            0, where they have one value.
 
     Returns:
         (I, J, K) uint8.
@@ -31,8 +33,13 @@ def read_mask(path: str, volume: Volume, value: int | None = None) -> np.ndarray
     import numpy as np
 
     from ..io import read_volume
+    from ..io.dicom_seg import is_segmentation, read_segmentation
+    from ..volume import Volume
 
-    mask = read_volume(path)
+    if is_segmentation(Path(path)):
+        mask = Volume(read_segmentation(Path(path), volume, value), volume.affine, path)
+    else:
+        mask = read_volume(path)
     if mask.shape != volume.shape:
         raise ValueError(
             f"--mask {path}: its shape {tuple(mask.shape)} is not the image's {tuple(volume.shape)}; "

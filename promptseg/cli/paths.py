@@ -12,22 +12,26 @@ def check_image_output(output: str, inputs: tuple[str | None, ...]) -> None:
 
     Args:
         output: the name given.
-        inputs: files that are read, which must not be overwritten.
+        inputs: files that are read, which must not be overwritten, the image first.
 
     Raises:
         ValueError: naming the file and the cure.
     """
-    from ..io import WRITABLE_SUFFIXES
+    from ..io import SEGMENTATION_SUFFIX, WRITABLE_SUFFIXES
     from ..io.atomic import check_target
 
-    path = Path(output)
-    if not path.name.lower().endswith(WRITABLE_SUFFIXES):
-        raise ValueError(f"output {output!r}: expected a name that ends in one of {', '.join(WRITABLE_SUFFIXES)}")
+    path, suffixes = Path(output), (*WRITABLE_SUFFIXES, SEGMENTATION_SUFFIX)
+    if not path.name.lower().endswith(suffixes):
+        raise ValueError(f"output {output!r}: expected a name that ends in one of {', '.join(suffixes)}")
     check_folder(path.parent, output)
     check_target(path)
     for name in inputs:
         if name and path.exists() and os.path.exists(name) and os.path.samefile(path, name):
             raise ValueError(f"output {output!r} is also an input; choose another name, so that it is not overwritten")
+    if path.name.lower().endswith(SEGMENTATION_SUFFIX):
+        from ..io.dicom_seg import check_segmentation_path
+
+        check_segmentation_path(path, inputs[0] or "")
 
 
 def table_path(output: str) -> Path:

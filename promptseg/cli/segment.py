@@ -36,7 +36,8 @@ class SegmentConfig:
     image: str = option(metavar="IMAGE", is_positional=True)
     """image to segment: .nii, .nii.gz, or (with the extra promptseg[itk]) .nrrd, .mha, .mhd, a DICOM folder"""
     output: str = option(short="-o", metavar="OUT")
-    """where to write the mask: uint8, 1 in the object (of several: label values); the suffix chooses the format"""
+    """where to write the mask: uint8, 1 in the object (of several: label values); the suffix chooses the format, .dcm a
+    segmentation that refers to the DICOM series (with the extra promptseg[dicom])"""
     point: tuple[Coordinates, ...] = option((), metavar="I,J,K", is_repeatable=True)
     """a click on the object; may be repeated"""
     negative: tuple[Coordinates, ...] = option((), metavar="I,J,K", is_repeatable=True)
@@ -52,7 +53,7 @@ class SegmentConfig:
     mask: str | None = option(None, metavar="FILE")
     """a mask to start from, on the image's grid, such as an earlier result; all but 0 belongs to the object"""
     mask_value: int | None = option(None, metavar="N")
-    """which value of the --mask is the object, where it is a label map of several"""
+    """which value of the --mask is the object, where it is a label map or a DICOM segmentation of several"""
     text: tuple[str, ...] = option((), metavar="WORDS", is_repeatable=True)
     """what to segment, in words, such as "left kidney"; repeated, it makes a label map; needs weights that were trained
     with text"""
@@ -232,6 +233,7 @@ COMMAND = Command(
   promptseg segment ct.nii.gz --point 92,51,100 --negative 64,54,98 -o liver.nii.gz
   promptseg segment mr.nii.gz --box 20,30,10,60,70,40 --mask earlier.nii.gz -o tumour.nii.gz
   promptseg segment dicom-series/ --space lps --point -80.0,-152.3,394.3 -o liver.nii.gz
+  promptseg segment dicom-series/ --point 92,51,100 -o liver.dcm
   promptseg segment ct.nii.gz --text liver --text "left kidney" -o labels.nii.gz
   promptseg segment mr.nii.gz --adapter hippocampus --all -o labels.nii.gz""",
 )

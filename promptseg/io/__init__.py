@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .atomic import atomic_path
-from .files import WRITABLE_SUFFIXES, read_volume, write_volume
+from .files import SEGMENTATION_SUFFIX, WRITABLE_SUFFIXES, read_volume, write_labels, write_volume
 
-__all__ = ["WRITABLE_SUFFIXES", "atomic_path", "read_volume", "write_volume"]
+__all__ = ["SEGMENTATION_SUFFIX", "WRITABLE_SUFFIXES", "atomic_path", "read_volume", "write_labels", "write_volume"]

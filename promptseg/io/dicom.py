@@ -48,6 +48,17 @@ class Slice:
     scale: tuple[str, str]
 
 
+@dataclass(frozen=True)
+class DicomSeries:
+    """What a volume of several files came with.
+
+    Attributes:
+        files: of its slices, in the order of its last axis.
+    """
+
+    files: tuple[Path, ...]
+
+
 def read_dicom_folder(folder: Path) -> Volume:
     """Reads the one series that a folder holds.
 
@@ -58,7 +69,7 @@ def read_dicom_folder(folder: Path) -> Volume:
         ValueError: if it holds no series or several, or its slices are no even stack; the message says what to do.
         ImportError: if SimpleITK is not installed.
     """
-    series = _series_of(folder) if any(_is_dicom(path) for path in folder.iterdir()) else []
+    series = _series_of(folder) if any(is_dicom(path) for path in folder.iterdir()) else []
     if not series:
         raise ValueError(f"{folder}: {_nothing_there(folder)}")
     if len(series) > 1:
@@ -106,7 +117,8 @@ def _read(files: list[Path], source: str) -> Volume:
     lps[:3, :2] = (first.axes * first.spacing[:, None]).T
     lps[:3, 2] = (last.position - first.position) / (len(slices) - 1)  # of a tilted gantry not along the slices' normal
     lps[:3, 3] = first.position
-    volume = Volume(sitk.GetArrayFromImage(image).T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps, source)
+    series = DicomSeries(tuple(s.path for s in slices))
+    volume = Volume(sitk.GetArrayFromImage(image).T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps, source, series)
     warn_of_strange_extent(volume.shape, volume.spacing_mm, source)
     return volume
 
@@ -202,7 +214,7 @@ def _numbers(reader: Any, key: str) -> np.ndarray:
 
 def _nothing_there(folder: Path) -> str:
     """Why there is nothing to read in a folder, and what to give instead."""
-    inner = next((p.parent for p in islice(folder.rglob("*"), 10_000) if p.parent != folder and _is_dicom(p)), None)
+    inner = next((p.parent for p in islice(folder.rglob("*"), 10_000) if p.parent != folder and is_dicom(p)), None)
     if inner is not None:
         return f"its DICOM files lie deeper, as in {inner}; give the folder of one series"
     return (
@@ -211,7 +223,7 @@ def _nothing_there(folder: Path) -> str:
     )
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM files do (PS3.10, 7.1), and is an image and no table of contents."""
     if path.name == "DICOMDIR" or not path.is_file():
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 
 WRITABLE_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)
 """File names that :func:`write_volume` takes."""
+
+SEGMENTATION_SUFFIX = ".dcm"
+"""File name that :func:`write_labels` takes beside these."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -95,6 +99,42 @@ def write_volume(
         from .nifti import write_nifti as write
     with atomic_path(path) as partial:
         write(partial, stored, matrix, reference)
+    return path
+
+
+def write_labels(
+    path: str | os.PathLike[str],
+    labels: np.ndarray,
+    volume: Volume,
+    names: Mapping[int, str] | None = None,
+    is_automatic: bool = False,
+) -> Path:
+    """Writes objects on a volume's grid, as an image of label values or as DICOM segmentation.
+
+    Args:
+        path: a name with one of :data:`WRITABLE_SUFFIXES`; or ``.dcm`` for a segmentation that refers to the DICOM
+            series that the volume was read from (needs the extra ``promptseg[dicom]``).
+        labels: (I, J, K) integers, 0 for background.
+        volume: the image.
+        names: value -> name, for formats that keep names.
+        is_automatic: whether nobody pointed at the objects, for formats that tell.
+
+    Returns:
+        The path written; the file appears there only when it is complete.
+
+    Raises:
+        ValueError: as for :func:`write_volume`, and for a segmentation without a DICOM series.
+        ImportError: if the format needs a package that is not installed.
+        OSError: if writing failed.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith(SEGMENTATION_SUFFIX):
+        return write_volume(path, labels, volume.affine, reference=volume)
+    from .dicom_seg import check_segmentation_path, write_segmentation
+
+    check_segmentation_path(path, volume.source)
+    with atomic_path(path) as partial:
+        write_segmentation(partial, labels, volume, names or {}, is_automatic)
     return path
 
 

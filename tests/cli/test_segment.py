@@ -16,6 +16,7 @@ import pytest
 from nibabel.cmdline import roi
 from PIL import Image
 
+from ..io.test_dicom import write_series
 from .conftest import Run, save_image
 
 
@@ -41,6 +42,21 @@ def test_mask_on_the_image_grid_follows_the_clicks(run: Run, weights: Path, imag
     assert outcome.out.startswith(f"{out}: ")
     assert " ml, estimated IoU " in outcome.out
     assert outcome.err == ""
+
+
+def test_a_dicom_series_gets_a_segmentation_that_is_gone_on_from(run: Run, weights: Path, tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    array = np.random.default_rng(0).integers(-500, 500, (16, 15, 12), dtype=np.int16)
+    series = write_series(tmp_path / "series", array, np.diag([-1.0, -1.0, 2.0, 1.0]))
+    seg, both = tmp_path / "liver.dcm", tmp_path / "both.nii.gz"
+    outcome = run("segment", series, "--point", "8,7,4", "-o", seg, "--model", weights)
+    assert outcome.code == 0, outcome.err
+    assert run("segment", series, "--mask", seg, "--point", "2,2,9", "-o", both, "--model", weights).code == 0
+    mask, _ = read(both)
+    assert mask[8, 7, 4] == mask[2, 2, 9] == 1  # the earlier click by the mask, as it lies far from the new one
+    outcome = run("segment", series, "--point", "8,7,4", "-o", series / "liver.dcm", "--model", weights)
+    assert outcome.code == 2
+    assert "lies among the slices" in outcome.error
 
 
 def test_world_coordinates_give_the_same_mask(run: Run, weights: Path, image: Path, tmp_path: Path) -> None:

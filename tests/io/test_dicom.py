@@ -33,6 +33,7 @@ def write_slice(path: Path, plane: np.ndarray, affine_lps: np.ndarray, index: in
         "0008|103e": "trunk",
         "0020|000d": UID + "9",
         "0020|000e": UID + "1" + tags.pop("series", "1"),
+        "0020|0052": UID + "2",
         "0020|0032": "\\".join(f"{v:.6f}" for v in position),
         "0020|0037": "\\".join(f"{v:.8f}" for v in [*columns[:, 0], *columns[:, 1]]),
         "0028|1053": "1",
