@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -38,6 +38,32 @@ class LabelEntry:
     rows: tuple[int, int]
 
 
+class IndexLines(Sequence[bytes]):
+    """Lines of an index in one block: forked loaders share its memory, and would not that of 100 000 objects.
+
+    Args:
+        block: lines, each with a newline after it.
+    """
+
+    def __init__(self, block: bytes) -> None:
+        self._block = block
+        self._ends = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
+        """A line without its newline."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        number = range(len(self))[index]
+        return self._block[self._ends[number - 1] + 1 if number else 0 : self._ends[number]]
+
+
 @lru_cache(maxsize=512)
 def _decoded(line: bytes) -> dict[str, Any]:
     record = json.loads(line)
@@ -50,7 +76,7 @@ class StoreCase:
     """One case of a store: what the index says about it, and crops of its arrays.
 
     Coordinates are canonical voxels (closest to RAS), spacing and dtype the original's. A case in memory is its line of
-    the index, a few kB, so that a store of 100 000 cases is a few hundred MB.
+    the index, a few kB, so that a store of 100 000 cases is a few hundred MB, which the loaders of a process share.
 
     Attributes:
         dataset: name of the data set.
@@ -58,7 +84,8 @@ class StoreCase:
         patient: the unit that folds are made of.
         fold: ``train``, ``validation`` or another.
         modality: such as ``CT`` or ``MR T2``.
-        line: of the index, JSON.
+        lines: of the index, JSON.
+        number: of the case's line.
         dataset_info: licence, terms and more, of its data set.
         source: where its bytes come from.
     """
@@ -68,23 +95,33 @@ class StoreCase:
     patient: str
     fold: str
     modality: str
-    line: bytes = field(repr=False)
+    lines: Sequence[bytes] = field(repr=False)
+    number: int = field(repr=False)
     dataset_info: dict[str, Any] = field(repr=False)
     source: ArraySource = field(repr=False)
 
     @classmethod
-    def from_line(cls, line: bytes, datasets: dict[str, Any], source: ArraySource) -> StoreCase:
+    def from_line(cls, lines: Sequence[bytes], number: int, datasets: dict[str, Any], source: ArraySource) -> StoreCase:
         """A case of its line in the index.
 
         Args:
-            line: JSON.
+            lines: of the index, JSON.
+            number: of the line.
             datasets: name of a data set -> what the store says about it.
             source: where the bytes come from.
         """
-        record = json.loads(line)
+        record = json.loads(lines[number])
         # a store may have been made when a numbered fold or patient was kept as a number
         texts = [sys.intern(str(record[key])) for key in ("dataset", "case", "patient", "fold", "modality")]
-        return cls(*texts, line=line, dataset_info=datasets[record["dataset"]], source=source)
+        return cls(*texts, lines=lines, number=number, dataset_info=datasets[record["dataset"]], source=source)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lines": (self.line,), "number": 0}  # not those of all other cases
+
+    @property
+    def line(self) -> bytes:
+        """Of the index."""
+        return self.lines[self.number]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -232,23 +269,23 @@ class Store:
         if not (root / "store.json").is_file() or not (root / "index.jsonl").is_file():
             raise ValueError(f"{root} is not a store: make one with promptseg data prepare CATALOG -o {root}")
         content = json.loads((root / "store.json").read_text(encoding="utf-8"))
-        with (root / "index.jsonl").open("rb") as stream:
-            lines = [line.rstrip(b"\n") for line in stream]
+        block = (root / "index.jsonl").read_bytes()
+        lines = IndexLines(block if block.endswith(b"\n") or not block else block + b"\n")
         self._fill(content["datasets"], lines, FolderSource(root, verify))
 
     @classmethod
     def from_parts(cls, datasets: dict[str, Any], lines: Sequence[bytes], source: ArraySource) -> Store:
         """A store whose index was read from elsewhere."""
         store = cls.__new__(cls)
-        store._fill(datasets, lines, source)
+        store._fill(datasets, IndexLines(b"".join(line + b"\n" for line in lines)), source)
         return store
 
-    def _fill(self, datasets: dict[str, Any], lines: Sequence[bytes], source: ArraySource) -> None:
+    def _fill(self, datasets: dict[str, Any], lines: IndexLines, source: ArraySource) -> None:
         self.datasets = datasets
         """Name of a data set -> licence, citation, terms and more."""
         self.source = source
         """Where the bytes come from."""
-        self.cases = tuple(StoreCase.from_line(line, datasets, source) for line in lines)
+        self.cases = tuple(StoreCase.from_line(lines, number, datasets, source) for number in range(len(lines)))
         self._by_key = {case.key: case for case in self.cases}
 
     def __len__(self) -> int:

@@ -129,6 +129,19 @@ def test_threads_and_pickles_read_the_same(store: Store, prepared: Path) -> None
     assert [digest(case) for case in again] == expected
 
 
+def test_cases_share_one_block_and_a_pickle_holds_its_own_line(store: Store, prepared: Path, tmp_path: Path) -> None:
+    assert len({id(case.lines) for case in store}) == 1
+    case = store["blobs/p01"]
+    one = pickle.dumps(case)
+    assert one.count(b'"statistics"') == 1
+    assert pickle.loads(one).record["case"] == "p01"
+    lines = (prepared / "index.jsonl").read_bytes()
+    assert store[0].lines[-2:] == lines.splitlines()[-2:]
+    shutil.copytree(prepared, tmp_path / "store")
+    (tmp_path / "store/index.jsonl").write_bytes(lines.rstrip(b"\n"))  # as an editor may leave it
+    assert [c.line for c in Store(tmp_path / "store")] == [c.line for c in store]
+
+
 def test_only_so_many_files_are_open(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from promptseg.data import store_source
 
@@ -147,7 +160,7 @@ def test_a_case_in_memory_is_its_line_of_the_index(store: Store, prepared: Path)
     case = store["blobs/p00"]
     for _ in range(2):
         case.labels, case.foreground(1), case.affine, case.read()
-    held = [value for name, value in vars(case).items() if name not in ("line", "dataset_info", "source")]
+    held = [value for name, value in vars(case).items() if name not in ("lines", "number", "dataset_info", "source")]
     assert all(isinstance(value, str) for value in held)
 
 
