@@ -205,8 +205,12 @@ def _headers(volume: Volume) -> list[Any]:
 
     files = volume.header.files if isinstance(volume.header, DicomSeries) else (Path(volume.source),)
     for file in files:
-        if not (file.is_file() and is_dicom(file)):
-            raise ValueError(f"{volume.source}: is no DICOM series, or has gone ({file}); give the series")
+        if not file.is_file():
+            raise ValueError(f"{volume.source}: the DICOM file {file} has gone; give the whole series")
+        if not is_dicom(file):
+            raise ValueError(
+                f"{volume.source}: is no DICOM series, as a DICOM segmentation belongs to; give the series"
+            )
     datasets = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     if _is_multiframe(datasets):
         lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine

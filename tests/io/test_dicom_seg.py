@@ -11,7 +11,7 @@ import pytest
 
 from promptseg.cli.mask_file import read_mask
 from promptseg.cli.paths import check_image_output
-from promptseg.io import read_volume, write_labels
+from promptseg.io import read_volume, write_labels, write_volume
 from promptseg.io.dicom_seg import is_segmentation, read_segmentation
 from promptseg.volume import Volume
 
@@ -204,6 +204,8 @@ def test_overlapping_segments_of_another_program(tmp_path: Path, series: Volume,
 def test_of_another_series_or_damaged(tmp_path: Path, series: Volume, array: np.ndarray, labels: np.ndarray) -> None:
     path = write_labels(tmp_path / "seg.dcm", labels, series)
     write_series(tmp_path / "other", array, np.eye(4), t0008_0018="1.2.3")
+    with pytest.raises(ValueError, match=r"ct\.nii: is no DICOM series, as a DICOM segmentation belongs to"):
+        read_segmentation(path, Volume(array, np.eye(4), str(write_volume(tmp_path / "ct.nii", array, np.eye(4)))))
     with pytest.raises(ValueError, match="is a segmentation of other images than"):
         read_segmentation(path, read_volume(tmp_path / "other/IM0.dcm"))
     path.write_bytes(path.read_bytes()[:900])
@@ -233,7 +235,7 @@ def test_without_a_series_it_is_refused_before_any_work(tmp_path: Path, array: n
 
 def test_slices_that_have_gone_leave_nothing_behind(tmp_path: Path, series: Volume, labels: np.ndarray) -> None:
     series.header.files[2].unlink()
-    with pytest.raises(ValueError, match=r"or has gone \(.*IM.*\.dcm\)"):
+    with pytest.raises(ValueError, match=r"the DICOM file .*IM\d\.dcm has gone"):
         write_labels(tmp_path / "seg.dcm", labels, series)
     assert [p.name for p in tmp_path.iterdir()] == ["series"]
 
