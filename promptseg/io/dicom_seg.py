@@ -22,6 +22,8 @@ from .dicom import DicomSeries, is_dicom
 
 SEGMENTATION_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 """SOP Class UID."""
+META_BYTES = 256
+"""Of a file in which its class stands: preamble, length, version, class."""
 PRIVATE_SCHEME = "99PROMPTSEG"
 """Coding scheme of names for which no SNOMED CT code is known."""
 SERIES_NUMBER = 9000
@@ -55,12 +57,11 @@ def check_segmentation_path(path: Path, source: str) -> None:
     folder = given if given.is_dir() else given.parent
     if path.resolve().parent == folder.resolve():
         raise ValueError(f"{path}: lies among the slices of {source}; choose another folder")
-    files = sorted(file for file in folder.iterdir() if is_dicom(file)) if given.is_dir() else [given]
-    for file in files[:1]:
-        if "FrameOfReferenceUID" not in pydicom.dcmread(file, stop_before_pixels=True):
-            raise ValueError(
-                f"{path}: {file} has no Frame of Reference UID, which a segmentation must repeat; write .nii.gz"
-            )
+    first = next((file for file in folder.iterdir() if is_dicom(file)), None) if given.is_dir() else given
+    if first is not None and "FrameOfReferenceUID" not in pydicom.dcmread(first, stop_before_pixels=True):
+        raise ValueError(
+            f"{path}: {first} has no Frame of Reference UID, which a segmentation must repeat; write .nii.gz"
+        )
 
 
 def write_segmentation(
@@ -169,15 +170,11 @@ def read_segmentation(path: Path, volume: Volume, segment: int | None = None) ->
 
 
 def is_segmentation(path: Path) -> bool:
-    """Whether a file is a DICOM segmentation; False where highdicom, which could read it, is not installed."""
+    """Whether a file is a DICOM segmentation, as its first element says (PS3.10, 7.1); needs no package to tell."""
     if not (path.is_file() and is_dicom(path)):
         return False
-    try:
-        import pydicom
-    except ImportError:
-        return False
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
-    return header.get("SOPClassUID") == SEGMENTATION_CLASS
+    with path.open("rb") as file:
+        return SEGMENTATION_CLASS.encode() in file.read(META_BYTES)
 
 
 def import_highdicom(path: Path) -> Any:

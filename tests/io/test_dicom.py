@@ -15,6 +15,16 @@ sitk = pytest.importorskip("SimpleITK")
 
 UID = "1.2.826.0.1.3680043.2.1125.1."
 
+each_way = pytest.mark.parametrize(
+    "affine",
+    [
+        make_affine("LPS", (0.7, 0.8, 2.5), (10, -20, 30)),
+        make_affine("LIP", (0.7, 0.8, 2.5), (10, -20, 30)),
+        make_affine("PIR", (1.2, 1.1, 3.0), (-5, 0, 3), turn=(0.2, -0.1, 0.3)),
+    ],
+    ids=["axial", "coronal", "oblique"],
+)
+
 
 def write_slice(path: Path, plane: np.ndarray, affine_lps: np.ndarray, index: int, **tags: str) -> None:
     """One file of a series.
@@ -69,15 +79,7 @@ def array() -> np.ndarray:
     return np.random.default_rng(0).integers(-1000, 1000, (9, 8, 6), dtype=np.int16)
 
 
-@pytest.mark.parametrize(
-    "affine",
-    [
-        make_affine("LPS", (0.7, 0.8, 2.5), (10, -20, 30)),
-        make_affine("LIP", (0.7, 0.8, 2.5), (10, -20, 30)),
-        make_affine("PIR", (1.2, 1.1, 3.0), (-5, 0, 3), turn=(0.2, -0.1, 0.3)),
-    ],
-    ids=["axial", "coronal", "oblique"],
-)
+@each_way
 def test_a_folder_is_the_volume_whatever_its_files_are_called(
     tmp_path: Path, array: np.ndarray, affine: np.ndarray
 ) -> None:

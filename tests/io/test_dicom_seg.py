@@ -16,7 +16,7 @@ from promptseg.io.dicom_seg import is_segmentation, read_segmentation
 from promptseg.volume import Volume
 
 from ..conftest import make_affine
-from .test_dicom import write_series, write_slice
+from .test_dicom import each_way, write_series, write_slice
 
 hd = pytest.importorskip("highdicom")
 pydicom = pytest.importorskip("pydicom")
@@ -86,15 +86,7 @@ def enhanced_ct(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     image.save_as(path, enforce_file_format=True)
 
 
-@pytest.mark.parametrize(
-    "affine",
-    [
-        make_affine("LPS", (0.7, 0.8, 2.5), (10, -20, 30)),
-        make_affine("LIP", (0.7, 0.8, 2.5), (10, -20, 30)),
-        make_affine("PIR", (1.2, 1.1, 3.0), (-5, 0, 3), turn=(0.2, -0.1, 0.3)),
-    ],
-    ids=["axial", "coronal", "oblique"],
-)
+@each_way
 @pytest.mark.parametrize("is_one_file", [False, True], ids=["slices", "frames"])
 def test_it_lies_where_the_series_does(
     tmp_path: Path, array: np.ndarray, labels: np.ndarray, affine: np.ndarray, is_one_file: bool
@@ -108,6 +100,7 @@ def test_it_lies_where_the_series_does(
     volume = read_volume(folder / "all.dcm" if is_one_file else folder)
     path = write_labels(tmp_path / "seg.dcm", labels, volume, NAMES)
     assert is_segmentation(path)
+    assert not any(is_segmentation(slice_) for slice_ in folder.iterdir())
     expected = np.select([labels == 1, labels == 3, labels == 7], [1, 2, 3])
     np.testing.assert_array_equal(read_segmentation(path, volume), expected)
     found = hd.seg.segread(path).get_volume(combine_segments=True)  # placed by its own headers, whatever ours say
@@ -248,9 +241,14 @@ def test_one_slice_is_no_whole_series(tmp_path: Path, array: np.ndarray) -> None
     np.testing.assert_array_equal(read_segmentation(write_labels(tmp_path / "out/seg.dcm", mask, volume), volume), mask)
 
 
-def test_without_highdicom_the_extra_is_named(tmp_path: Path, series: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_highdicom_the_extra_is_named(
+    tmp_path: Path, series: Volume, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(write_labels(tmp_path / "seg.dcm", labels, series))
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(
-        ImportError, match=r"seg\.dcm: DICOM segmentations need highdicom: pip install 'promptseg\[dicom"
-    ):
-        check_image_output(str(tmp_path / "seg.dcm"), (series.source, None))
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    for refuse in (lambda: check_image_output(path, (series.source, None)), lambda: read_mask(path, series)):
+        with pytest.raises(
+            ImportError, match=r"seg\.dcm: DICOM segmentations need highdicom: pip install 'promptseg\["
+        ):
+            refuse()
